@@ -1,0 +1,1 @@
+"""Durable tasks and events on nothing but Postgres."""
