@@ -23,6 +23,7 @@ help: ## list the verbs
 	@echo "  T=tests/sql ARGS='-k spawn -x' WORKERS=0    which tests, how"
 
 setup: $(STAMP) ## make .venv and install everything (immediate when nothing changed)
+	@true
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "absurd needs Python 3.11 or newer: install it, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
