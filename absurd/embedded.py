@@ -177,6 +177,9 @@ class EmbeddedServer:
             except ProcessLookupError:
                 return
             _await(lambda: not is_postmaster(pid, self.data), _STOP_SECONDS, f"process {pid} does not stop")
+            if self.socket_directory.parent != self.data.parent:
+                with contextlib.suppress(OSError):  # not empty or not ours: no harm in leaving it
+                    self.socket_directory.rmdir()
 
     def restart(self) -> EmbeddedServer:
         """Stop the server, start it again with the same settings, and return when it answers."""
