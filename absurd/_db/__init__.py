@@ -1,0 +1,1 @@
+"""One typed value per procedure call, and its arguments and rows on the wire; nothing is executed here."""
