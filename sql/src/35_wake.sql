@@ -1,0 +1,66 @@
+-- Waking idle workers. `idle` is a hint: polling is the guarantee.
+-- A worker that found nothing LISTENs on its channel, commits an idle row, and claims once more; it sleeps only
+-- when every transaction that might have looked before that commit has ended (claim_tasks reports the horizons).
+-- A producer inserts first and looks into `idle` second, so that it has a transaction id by then.
+
+-- Purpose: take up to p_count idle workers of a queue and notify them. When rows exist but all are locked (another
+-- producer's open transaction took them), one is notified anyway: a duplicate is harmless, silence is not.
+-- Locks: idle rows, SKIP LOCKED.
+create or replace function absurd.wake_workers(p_queue_id integer, p_count bigint)
+  returns void language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+  v_idle record;
+  v_any text;
+begin
+  select i.channel into v_any from absurd.idle i where i.queue_id = p_queue_id limit 1;
+  if v_any is null then
+    return;  -- the usual case on a busy system: one probe, no message
+  end if;
+  for v_idle in
+    with taken as (
+      select i.channel from absurd.idle i where i.queue_id = p_queue_id
+       order by i.channel limit least(p_count, 64) for update skip locked)
+    delete from absurd.idle i using taken t
+     where i.queue_id = p_queue_id and i.channel = t.channel
+    returning i.channel
+  loop
+    v_any := null;
+    perform pg_notify(v_idle.channel, p_queue_id::text);
+  end loop;
+  if v_any is not null then
+    perform pg_notify(v_any, p_queue_id::text);
+  end if;
+end
+$$;
+
+-- Purpose: wake an idle worker of a queue; for producers that commit by other means.
+create or replace function absurd.wake(p_queue_name text)
+  returns void language sql security definer
+  set search_path = pg_catalog, pg_temp
+as $$ select absurd.wake_workers(absurd.queue_id_of(p_queue_name), 1) $$;
+
+-- Purpose: say that the worker listening on a channel found nothing in these queues; rows older than an hour belong
+-- to dead workers and go. Locks: idle rows (old ones SKIP LOCKED).
+create or replace function absurd.set_idle(p_queue_ids integer[], p_channel text)
+  returns void language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  delete from absurd.idle i
+   using (select d.queue_id, d.channel from absurd.idle d
+           where d.idle_at < clock_timestamp() - interval '1 hour' limit 100 for update skip locked) old
+   where i.queue_id = old.queue_id and i.channel = old.channel;
+  insert into absurd.idle (queue_id, channel)
+  select u, p_channel from unnest(p_queue_ids) u order by u
+      on conflict (queue_id, channel) do update set idle_at = clock_timestamp();
+end
+$$;
+
+-- Purpose: the worker on a channel is busy again, or gone.
+create or replace function absurd.clear_idle(p_queue_ids integer[], p_channel text)
+  returns void language sql security definer
+  set search_path = pg_catalog, pg_temp
+as $$ delete from absurd.idle i where i.queue_id = any(p_queue_ids) and i.channel = p_channel $$;

@@ -1,0 +1,135 @@
+-- Failing a run: what happens next is decided here, for fail_run, fail_runs and leases that ran out.
+
+-- Purpose: seconds to wait after attempt n. NULL -> 0. SQLSTATE AB003 for a strategy that is none.
+create or replace function absurd.retry_delay_seconds(p_strategy jsonb, p_attempt integer)
+  returns double precision language plpgsql immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_kind text;
+  v_base double precision;
+  v_factor double precision;
+  v_max double precision;
+begin
+  if p_strategy is null or jsonb_typeof(p_strategy) = 'null' then
+    return 0;
+  end if;
+  if jsonb_typeof(p_strategy) <> 'object' then
+    raise exception 'retry_strategy must be a JSON object, not %', jsonb_typeof(p_strategy) using errcode = 'AB003',
+      hint = 'For example {"kind": "exponential", "base_seconds": 30, "factor": 2, "max_seconds": 3600}.';
+  end if;
+  v_kind := coalesce(p_strategy->>'kind', 'none');
+  if v_kind = 'none' then
+    return 0;
+  elsif v_kind not in ('fixed', 'exponential') then
+    raise exception 'retry_strategy kind "%" is unknown', v_kind using errcode = 'AB003',
+      hint = 'Use "none", "fixed" or "exponential".';
+  end if;
+  begin
+    v_base := coalesce((p_strategy->>'base_seconds')::double precision, case v_kind when 'fixed' then 60 else 30 end);
+    v_factor := coalesce((p_strategy->>'factor')::double precision, 2);
+    v_max := coalesce((p_strategy->>'max_seconds')::double precision, 86400);
+  exception when invalid_text_representation or numeric_value_out_of_range then
+    raise exception 'retry_strategy holds something that is no number: %', p_strategy using errcode = 'AB003',
+      hint = 'base_seconds, factor and max_seconds are numbers.';
+  end;
+  if not v_base between 0 and 86400 then
+    raise exception 'retry_strategy base_seconds must be between 0 and 86400, not %', v_base using errcode = 'AB003';
+  elsif v_factor < 0 or v_factor in ('NaN', 'Infinity') then
+    raise exception 'retry_strategy factor must be a finite number >= 0, not %', v_factor using errcode = 'AB003';
+  elsif not v_max between 0 and 86400 then
+    raise exception 'retry_strategy max_seconds must be between 0 and 86400, not %', v_max using errcode = 'AB003';
+  end if;
+  if v_kind = 'fixed' or v_base = 0 then
+    return least(v_base, v_max);
+  end if;
+  begin
+    return least(v_base * power(v_factor, greatest(p_attempt, 1) - 1), v_max);
+  exception when numeric_value_out_of_range then
+    return case when v_factor < 1 then 0 else v_max end;
+  end;
+end
+$$;
+
+-- Purpose: when attempt n + 1 may start; null when the stored strategy is none that anybody can follow.
+create or replace function absurd.next_start(p_strategy jsonb, p_attempt integer, p_retry_at timestamptz, p_now timestamptz)
+  returns timestamptz language plpgsql immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return greatest(p_now, coalesce(p_retry_at, absurd.later(p_now, absurd.retry_delay_seconds(p_strategy, p_attempt))));
+exception when sqlstate 'AB003' then
+  return null;
+end
+$$;
+
+-- Purpose: fail the current run of tasks whose live rows (and waiters' rows) the caller holds.
+-- Transitions: no attempts left, final, or attempt 65535 -> task failed; next start at or past max_duration ->
+-- run failed, task cancelled; else attempt + 1, pending or sleeping until the next start.
+create or replace function absurd.fail_held(
+    p_queue_id integer, p_now timestamptz, p_task_ids uuid[], p_failures jsonb[],
+    p_retry_at timestamptz[], p_final boolean[])
+  returns void language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_plan record;
+  v_due bigint;
+begin
+  with input as materialized (
+    select * from unnest(p_task_ids, p_failures, p_retry_at, p_final) as u(task_id, failure, retry_at, final)),
+  judged as (
+    select i.task_id, i.failure, l.state, n.next_at,
+           case when coalesce(i.final, false) or l.attempt >= 65535 or n.next_at is null
+                     or l.attempt + 1 > t.max_attempts then 'f'
+                when l.max_duration is not null and l.first_started_at is not null
+                     and n.next_at >= absurd.later(l.first_started_at, l.max_duration) then 'x'
+                else 'p' end as verdict,
+           case when l.attempt >= 65535 and (t.max_attempts is null or t.max_attempts > 65535)
+                then coalesce(i.failure, '{}') || '{"limit": "$AttemptLimit"}' else i.failure end as reason
+      from input i
+      join absurd.live l on l.queue_id = p_queue_id and l.task_id = i.task_id
+      join absurd.tasks t on t.queue_id = p_queue_id and t.task_id = i.task_id
+     cross join lateral (select absurd.next_start(t.retry_strategy, l.attempt, i.retry_at, p_now) as next_at) n)
+  select array_agg(task_id) filter (where verdict = 'f') as failed,
+         array_agg(reason) filter (where verdict = 'f') as failed_why,
+         array_agg(task_id) filter (where verdict = 'x') as cancelled,
+         array_agg(reason) filter (where verdict = 'x') as cancelled_why,
+         array_agg(task_id) filter (where verdict = 'p') as again,
+         array_agg(reason) filter (where verdict = 'p') as again_why,
+         array_agg(next_at) filter (where verdict = 'p') as again_at,
+         array_agg(task_id) filter (where verdict = 'p' and state = 's') as asleep
+    into v_plan from judged;
+
+  if v_plan.failed is not null then
+    perform absurd.finish_tasks(p_queue_id, p_now, v_plan.failed, 'f', 'f', null, v_plan.failed_why);
+  end if;
+  if v_plan.cancelled is not null then
+    perform absurd.finish_tasks(p_queue_id, p_now, v_plan.cancelled, 'f', 'x', null, v_plan.cancelled_why);
+  end if;
+  if v_plan.asleep is not null then
+    delete from absurd.waits w where w.queue_id = p_queue_id and w.task_id = any(v_plan.asleep);
+  end if;
+  if v_plan.again is not null then
+    with input as materialized (
+      select * from unnest(v_plan.again, v_plan.again_why, v_plan.again_at) as u(task_id, failure, next_at)),
+    ended as (
+      insert into absurd.attempts (queue_id, task_id, attempt, claim_no, state, task_state, finished_at, created_at,
+                                   started_at, first_started_at, available_at, lease_until, claimed_by, wake_step, failure)
+      select l.queue_id, l.task_id, l.attempt, l.claim_no, 'f', null, p_now, l.created_at, l.started_at, l.first_started_at,
+             case when l.state = 'r' then l.started_at else l.due_at end, l.lease_until, l.claimed_by, l.wake_step, i.failure
+        from input i join absurd.live l on l.queue_id = p_queue_id and l.task_id = i.task_id)
+    update absurd.live l
+       set attempt = l.attempt + 1, state = case when i.next_at > p_now then 's' else 'p' end, due_at = i.next_at,
+           lease_until = null, claimed_by = null, created_at = p_now, started_at = null, wake_event = null, wake_step = null
+      from input i
+     where l.queue_id = p_queue_id and l.task_id = i.task_id;
+    select count(*) into v_due from unnest(v_plan.again_at) a where a <= p_now;
+    if v_due > 0 then
+      perform absurd.wake_workers(p_queue_id, v_due);
+    end if;
+  end if;
+end
+$$;

@@ -1,0 +1,242 @@
+-- Claim: hand out due work. One probe whether a lease or a cancellation is due (the tidy statements run only then), then
+-- one indexed statement per priority class in use, until the quantity is reached. Flat in backlog, history and sleepers.
+
+-- Purpose: cancel tasks past their policy (at most 100) and fail runs whose lease ran out (at most p_qty), oldest first;
+-- leases that were renewed since are moved forward (at most 100). Locks: live rows, SKIP LOCKED, then their waiters'.
+create or replace function absurd.tidy_queue(p_queue_id integer, p_now timestamptz, p_qty integer)
+  returns void language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_due record;
+  v_left uuid[];
+begin
+  with due as materialized (
+    select l.task_id, l.awaited from absurd.live l
+     where l.queue_id = p_queue_id and l.cancel_at <= p_now
+     order by l.cancel_at limit 100 for update skip locked)
+  select array_agg(d.task_id) as ids, array_agg(d.task_id) filter (where d.awaited) as awaited into v_due from due d;
+  if v_due.ids is not null then
+    v_left := case when v_due.awaited is not null then absurd.lock_waiters(p_queue_id, v_due.awaited, false) end;
+    perform absurd.finish_tasks(p_queue_id, p_now,
+      (select array_agg(u) from unnest(v_due.ids) u where u <> all(coalesce(v_left, '{}'))), 'x', 'x', null, null);
+  end if;
+
+  -- Leases in order of due_at. One that was renewed since only moves forward; so look again until a batch holds one that
+  -- did run out. No more rows are read than may be failed.
+  for v_round in 1..100 loop
+    with due as materialized (
+      select l.task_id, l.awaited, l.lease_until, l.claimed_by, l.attempt from absurd.live l
+       where l.queue_id = p_queue_id and l.state = 'r' and l.due_at <= p_now
+       order by l.due_at limit greatest(p_qty, 1) for update skip locked),
+    renewed as (
+      update absurd.live l set due_at = d.lease_until from due d
+       where d.lease_until > p_now and l.queue_id = p_queue_id and l.task_id = d.task_id)
+    select array_agg(d.task_id) filter (where d.lease_until <= p_now) as ids,
+           array_agg(jsonb_strip_nulls(jsonb_build_object(
+             'name', '$ClaimTimeout', 'workerId', d.claimed_by, 'claimExpiredAt', d.lease_until, 'attempt', d.attempt,
+             'message', format('worker %s did not finish attempt %s before its claim expired',
+                               coalesce(d.claimed_by, '(unknown)'), d.attempt))))
+             filter (where d.lease_until <= p_now) as reasons,
+           array_agg(d.task_id) filter (where d.awaited and d.lease_until <= p_now) as awaited,
+           count(*) as seen
+      into v_due from due d;
+    exit when v_due.ids is not null or v_due.seen = 0;
+  end loop;
+  if v_due.ids is not null then
+    v_left := case when v_due.awaited is not null then absurd.lock_waiters(p_queue_id, v_due.awaited, false) end;
+    select array_agg(u.id) as ids, array_agg(u.reason) as reasons into v_due
+      from unnest(v_due.ids, v_due.reasons) u(id, reason) where u.id <> all(coalesce(v_left, '{}'));
+    if v_due.ids is not null then
+      perform absurd.fail_held(p_queue_id, p_now, v_due.ids, v_due.reasons, null, null);
+    end if;
+  end if;
+end
+$$;
+
+-- Purpose: claim up to p_qty due tasks; the one body behind claim_task and claim_tasks.
+-- pending or due sleeping -> running, claim_no + 1; a wait whose timeout resumed the task is deleted and its outcome kept
+-- as a checkpoint. p_names: only these task names. p_token: marks the rows, so that claimed_again can find them.
+-- Locks: live rows, SKIP LOCKED.
+create or replace function absurd.claim_live(
+    p_queue_id integer, p_now timestamptz, p_worker_id text, p_lease double precision, p_qty integer,
+    p_names text[] default null, p_token bigint default null)
+  returns table (task_id uuid, attempt integer, claim_no integer, wake_event text, wake_step text, fresh boolean, due_at timestamptz)
+  language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_lease timestamptz := case when p_lease > 0 then absurd.later(p_now, p_lease) end;
+  v_tidy boolean;
+  v_rank smallint;
+  v_left integer := p_qty;
+  v_got integer;
+begin
+  select exists (select 1 from absurd.live l where l.queue_id = p_queue_id and l.state = 'r' and l.due_at <= p_now)
+         or exists (select 1 from absurd.live l where l.queue_id = p_queue_id and l.cancel_at <= p_now),
+         (select l.rank from absurd.live l
+           where l.queue_id = p_queue_id and l.state in ('p', 's') and l.due_at is not null
+           order by l.rank limit 1)
+    into v_tidy, v_rank;
+  if v_tidy then
+    perform absurd.tidy_queue(p_queue_id, p_now, p_qty);
+    select l.rank into v_rank from absurd.live l
+     where l.queue_id = p_queue_id and l.state in ('p', 's') and l.due_at is not null
+     order by l.rank limit 1;
+  end if;
+  while v_rank is not null and v_left > 0 loop
+    return query
+      with picked as materialized (
+        select l.task_id, l.due_at, l.wake_event, l.wake_step, l.first_started_at
+          from absurd.live l
+         where l.queue_id = p_queue_id and l.rank = v_rank and l.state in ('p', 's') and l.due_at <= p_now
+           and (p_names is null or l.task_name = any(p_names))
+         order by l.due_at, l.task_id limit v_left for update skip locked),
+      claimed as (
+        update absurd.live l
+           set state = 'r', claim_no = l.claim_no + 1, claim_token = p_token, claimed_by = p_worker_id,
+               lease_until = v_lease, due_at = v_lease, started_at = p_now,
+               first_started_at = coalesce(l.first_started_at, p_now),
+               cancel_at = case when l.first_started_at is null then absurd.later(p_now, l.max_duration) else l.cancel_at end
+          from picked p
+         where l.queue_id = p_queue_id and l.task_id = p.task_id
+        returning l.task_id, l.attempt, l.claim_no, p.wake_event, p.wake_step, p.first_started_at is null as fresh, p.due_at),
+      -- a wait that is still there was resumed by its timeout
+      expired as (
+        delete from absurd.waits w using claimed c
+         where w.queue_id = p_queue_id and w.task_id = c.task_id and c.wake_event is not null and w.step_name = c.wake_step
+        returning w.task_id, w.step_name, c.attempt),
+      kept as (
+        insert into absurd.checkpoints (queue_id, task_id, name, outcome, attempt, updated_at)
+        select p_queue_id, e.task_id, e.step_name, 'timeout', e.attempt, p_now from expired e
+            on conflict (queue_id, task_id, name) do nothing)
+      select * from claimed;
+    get diagnostics v_got = row_count;
+    v_left := v_left - v_got;
+    exit when v_left = 0;
+    select l.rank into v_rank from absurd.live l
+     where l.queue_id = p_queue_id and l.state in ('p', 's') and l.due_at is not null and l.rank > v_rank
+     order by l.rank limit 1;
+  end loop;
+end
+$$;
+
+-- Purpose: claim; the public contract's face. Order of the answer: due time, run id.
+create or replace function absurd.claim_task(
+    p_queue_name text, p_worker_id text, p_claim_timeout integer default 30, p_qty integer default 1)
+  returns table (run_id uuid, task_id uuid, attempt integer, task_name text, params jsonb, retry_strategy jsonb,
+                 max_attempts integer, headers jsonb, wake_event text, event_payload jsonb)
+  language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_queue_id integer := absurd.queue_id_of(p_queue_name);
+begin
+  return query
+    select absurd.run_id_of(c.task_id, c.attempt), c.task_id, c.attempt, t.task_name, t.params, t.retry_strategy,
+           t.max_attempts, t.headers, c.wake_event,
+           case when c.wake_step is not null then
+             (select k.state from absurd.checkpoints k
+               where k.queue_id = v_queue_id and k.task_id = c.task_id and k.name = c.wake_step) end
+      from absurd.claim_live(v_queue_id, absurd.current_time(), coalesce(nullif(btrim(p_worker_id), ''), 'worker'),
+                             greatest(coalesce(p_claim_timeout, 30), 0), greatest(coalesce(p_qty, 1), 1)) c
+      join absurd.tasks t on t.queue_id = v_queue_id and t.task_id = c.task_id
+     order by c.due_at, c.task_id;
+end
+$$;
+
+-- Purpose: the rows a claim with this token has taken and whose reply was lost. Reads the running rows of the queue.
+create or replace function absurd.claimed_again(p_queue_id integer, p_worker_id text, p_token bigint)
+  returns table (task_id uuid, attempt integer, claim_no integer, wake_event text, wake_step text, fresh boolean, due_at timestamptz)
+  language sql stable security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+  select l.task_id, l.attempt, l.claim_no, l.wake_event, l.wake_step, false, l.started_at
+    from absurd.live l
+   where l.queue_id = p_queue_id and l.state = 'r' and l.claimed_by = p_worker_id and l.claim_token = p_token
+$$;
+
+-- Purpose: the next due time of each priority class (bounded: the classes in use).
+create or replace function absurd.next_ready(p_queue_id integer, p_now timestamptz, p_names text[])
+  returns setof timestamptz language plpgsql stable security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+  v_rank smallint;
+  v_due timestamptz;
+begin
+  loop
+    select l.rank into v_rank from absurd.live l
+     where l.queue_id = p_queue_id and l.state in ('p', 's') and l.due_at is not null and l.rank > coalesce(v_rank, -32768)
+     order by l.rank limit 1;
+    exit when not found;
+    -- rows already due are somebody else's: other names, or locked this moment
+    select l.due_at into v_due from absurd.live l
+     where l.queue_id = p_queue_id and l.rank = v_rank and l.state in ('p', 's') and l.due_at is not null
+       and (p_names is null or l.task_name = any(p_names))
+     order by l.due_at limit 1;
+    if found then
+      return next v_due;
+    end if;
+  end loop;
+end
+$$;
+
+-- Purpose: claim for a worker. Besides the task: claim_no (the fence), enqueue and claim time, checkpoints as one object and
+-- the names of waits that timed out (none read for fresh tasks).
+-- Nothing claimed: one row of nulls (but claimed_at) with next_due_in (seconds until something is due, null: nothing scheduled) and the
+-- snapshot's horizons (see 35_wake). p_repeat: the previous call with p_token lost its reply; its rows, if any, are
+-- handed out again, and nothing else.
+create or replace function absurd.claim_tasks(
+    p_queue_id integer, p_worker_id text, p_lease double precision, p_qty integer,
+    p_names text[] default null, p_token bigint default null, p_repeat boolean default false)
+  returns table (task_id uuid, attempt integer, claim_no integer, task_name text, params jsonb, headers jsonb,
+                 retry_strategy jsonb, max_attempts integer, enqueue_at timestamptz, claimed_at timestamptz, wake_event text,
+                 checkpoints jsonb, timeouts text[], next_due_in double precision, snapshot_xmin bigint, snapshot_xmax bigint)
+  language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz := absurd.current_time();
+  v_next timestamptz;
+begin
+  return query
+    select c.task_id, c.attempt, c.claim_no, t.task_name, t.params, t.headers, t.retry_strategy, t.max_attempts,
+           t.enqueue_at, v_now, c.wake_event, k.states, k.timeouts, null::double precision, null::bigint, null::bigint
+      from (select * from absurd.claim_live(p_queue_id, v_now, p_worker_id, p_lease, p_qty, p_names, p_token)
+             where not p_repeat
+             union all
+            select * from absurd.claimed_again(p_queue_id, p_worker_id, p_token) where p_repeat) c
+      join absurd.tasks t on t.queue_id = p_queue_id and t.task_id = c.task_id
+     cross join lateral (
+       select jsonb_object_agg(x.name, x.state) filter (where x.outcome is null) as states,
+              array_agg(x.name) filter (where x.outcome is not null) as timeouts
+         from absurd.checkpoints x
+        where not c.fresh and x.queue_id = p_queue_id and x.task_id = c.task_id and x.status = 'committed') k
+     order by c.due_at, c.task_id;
+  if not found then
+    select least(
+      (select min(n.due_at) from absurd.next_ready(p_queue_id, v_now, p_names) n(due_at)),
+      (select l.due_at from absurd.live l where l.queue_id = p_queue_id and l.state = 'r' and l.due_at is not null
+        order by l.due_at limit 1),
+      (select l.cancel_at from absurd.live l where l.queue_id = p_queue_id and l.cancel_at is not null
+        order by l.cancel_at limit 1)) into v_next;
+    return query select null::uuid, null::integer, null::integer, null::text, null::jsonb, null::jsonb, null::jsonb,
+      null::integer, null::timestamptz, v_now, null::text, null::jsonb, null::text[],
+      case when isfinite(v_next) then greatest(extract(epoch from v_next - v_now), 0)::double precision end,
+      pg_snapshot_xmin(pg_current_snapshot())::text::bigint, pg_snapshot_xmax(pg_current_snapshot())::text::bigint;
+  end if;
+end
+$$;

@@ -1,0 +1,96 @@
+-- Emit: give a name its payload and wake who waits for it.
+
+-- Purpose: emit events of one queue. p_mode latch: the first emit of a name wins, later ones are no-ops (the contract);
+-- next: the payload replaces the latched one and wakes those who wait now, so that a name works again tomorrow.
+-- Of equal names in one call, latch keeps the first and next the last. Letters: o emitted, x there already (no-op).
+-- sleeping on the name -> pending, the payload as the step's checkpoint. Waits whose timeout has passed are left to the claim.
+-- Locks: event rows by name (2), then all waiters' live rows in one sorted statement (4), then waits and checkpoints.
+create or replace function absurd.emit_events(
+    p_queue_id integer, p_event_names text[], p_payloads jsonb[], p_mode text default 'latch')
+  returns text language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_now timestamptz := absurd.current_time();
+  v_emitted text[];
+  v_letters text;
+  v_woken bigint;
+begin
+  if p_mode is null or p_mode not in ('latch', 'next') then
+    raise exception 'unknown emit mode "%"', p_mode using errcode = 'AB004', hint = 'Use "latch" or "next".';
+  end if;
+  perform absurd.require_text(n, 'event_name') from unnest(p_event_names) n where n is null or btrim(n) = '';
+  with input as (
+    select distinct on (u.name) u.name, coalesce(u.payload, 'null') as payload
+      from unnest(p_event_names, p_payloads) with ordinality u(name, payload, o)
+     where u.name is not null
+     order by u.name, case when p_mode = 'latch' then u.o else -u.o end),
+  put as (
+    insert into absurd.events as e (queue_id, event_name, payload, emitted_at)
+    select p_queue_id, i.name, i.payload, v_now from input i
+        on conflict (queue_id, event_name) do update
+       set payload = excluded.payload, emitted_at = excluded.emitted_at, taken_at = null
+     where e.emitted_at is null or p_mode = 'next'
+    returning e.event_name)
+  select array_agg(p.event_name) into v_emitted from put p;
+
+  if v_emitted is not null and exists (
+      select 1 from absurd.waits w
+       where w.queue_id = p_queue_id and w.event_name = any(v_emitted) and w.awaited_task_id is null) then
+    perform 1 from absurd.live l
+      where l.queue_id = p_queue_id and l.task_id in (
+        select w.task_id from absurd.waits w
+         where w.queue_id = p_queue_id and w.event_name = any(v_emitted) and w.awaited_task_id is null)
+      order by l.task_id for update;
+    with woken as (
+      update absurd.live l
+         set state = 'p', due_at = v_now, wake_event = null
+        from absurd.waits w
+       where w.queue_id = p_queue_id and w.event_name = any(v_emitted) and w.awaited_task_id is null
+         and (w.timeout_at is null or w.timeout_at > v_now)
+         and l.queue_id = p_queue_id and l.task_id = w.task_id and l.state = 's'
+         and l.wake_step = w.step_name and l.attempt = w.attempt
+      returning l.task_id, l.attempt, w.step_name, w.event_name),
+    gone as (
+      delete from absurd.waits w using woken k
+       where w.queue_id = p_queue_id and w.task_id = k.task_id and w.step_name = k.step_name),
+    kept as (
+      insert into absurd.checkpoints as c (queue_id, task_id, name, state, attempt, updated_at)
+      select p_queue_id, k.task_id, k.step_name, e.payload, k.attempt, v_now
+        from woken k join absurd.events e on e.queue_id = p_queue_id and e.event_name = k.event_name
+          on conflict (queue_id, task_id, name) do update
+         set state = excluded.state, status = 'committed', outcome = null, attempt = excluded.attempt, updated_at = excluded.updated_at),
+    taken as (
+      update absurd.events e set taken_at = v_now
+        from (select distinct k.event_name from woken k) k
+       where e.queue_id = p_queue_id and e.event_name = k.event_name)
+    select count(*) into v_woken from woken;
+    if v_woken > 0 then
+      perform absurd.wake_workers(p_queue_id, v_woken);
+    end if;
+  end if;
+
+  if cardinality(v_emitted) = cardinality(p_event_names) then
+    return repeat('o', cardinality(p_event_names));
+  end if;
+  -- the emitting row of each name, not its doubles
+  select string_agg(case when u.name = any(v_emitted) and u.nth = 1 then 'o' else 'x' end, '' order by u.o) into v_letters
+    from (select i.name, i.o, row_number() over (partition by i.name
+                                                 order by case when p_mode = 'latch' then i.o else -i.o end) as nth
+            from unnest(p_event_names) with ordinality i(name, o)) u;
+  return v_letters;
+end
+$$;
+
+-- Purpose: emit one event, first emit wins; the public contract's face. P0001 without a name.
+create or replace function absurd.emit_event(p_queue_name text, p_event_name text, p_payload jsonb default null)
+  returns void language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform absurd.emit_events(absurd.queue_id_of(p_queue_name), array[absurd.require_text(p_event_name, 'event_name')],
+                             array[p_payload]);
+end
+$$;

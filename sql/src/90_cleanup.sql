@@ -1,0 +1,252 @@
+-- Retention: finished tasks and old events go in bounded batches, by index, skipping what somebody holds.
+
+-- Purpose: delete at most p_limit tasks that ended before now - p_ttl_seconds, oldest first; their keys become free.
+-- P0001 for a null or negative ttl. Locks: ending attempts rows, SKIP LOCKED.
+create or replace function absurd.cleanup_tasks(p_queue_name text, p_ttl_seconds integer, p_limit integer default 1000)
+  returns integer language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_queue_id integer := absurd.queue_id_of(p_queue_name);
+  v_before timestamptz := absurd.current_time() - make_interval(secs => p_ttl_seconds);
+  v_ids uuid[];
+begin
+  if p_ttl_seconds is null or p_ttl_seconds < 0 then
+    raise exception 'TTL must be a non-negative number of seconds';
+  end if;
+  select array_agg(o.task_id) into v_ids
+    from (select e.task_id from absurd.attempts e
+           where e.queue_id = v_queue_id and e.task_state is not null and e.finished_at < v_before
+           order by e.finished_at limit greatest(coalesce(p_limit, 1000), 0) for update skip locked) o;
+  if v_ids is null then
+    return 0;
+  end if;
+  delete from absurd.attempts a where a.queue_id = v_queue_id and a.task_id = any(v_ids);
+  delete from absurd.checkpoints c where c.queue_id = v_queue_id and c.task_id = any(v_ids);
+  with gone as (
+    delete from absurd.tasks t where t.queue_id = v_queue_id and t.task_id = any(v_ids) returning t.idempotency_key)
+  delete from absurd.idempotency_keys k using gone g
+   where k.queue_id = v_queue_id and k.idempotency_key = g.idempotency_key;
+  return cardinality(v_ids);
+end
+$$;
+
+-- Purpose: delete at most p_limit events emitted before now - p_ttl_seconds, oldest first. Sentinels that nobody waits on
+-- go too and are not counted. p_untaken false spares events that no task has received yet.
+-- Locks: event rows, SKIP LOCKED.
+create or replace function absurd.delete_old_events(
+    p_queue_id integer, p_ttl_seconds double precision, p_limit integer, p_untaken boolean)
+  returns integer language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_before timestamptz := absurd.current_time() - make_interval(secs => p_ttl_seconds);
+  v_idle text[];
+  v_count integer;
+begin
+  -- two statements: whoever registers a wait holds the sentinel's row, so waits are looked for after our lock on it
+  select array_agg(o.event_name) into v_idle
+    from (select e.event_name from absurd.events e
+           where e.queue_id = p_queue_id and e.emitted_at is null
+             and not exists (select 1 from absurd.waits w where w.queue_id = p_queue_id and w.event_name = e.event_name
+                                                            and w.awaited_task_id is null)
+           order by e.event_name limit greatest(p_limit, 0) for update skip locked) o;
+  if v_idle is not null then
+    delete from absurd.events e
+     where e.queue_id = p_queue_id and e.event_name = any(v_idle) and e.emitted_at is null
+       and not exists (select 1 from absurd.waits w where w.queue_id = p_queue_id and w.event_name = e.event_name
+                                                      and w.awaited_task_id is null);
+  end if;
+  with old as materialized (
+    select e.event_name from absurd.events e
+     where e.queue_id = p_queue_id and e.emitted_at < v_before and (p_untaken or e.taken_at is not null)
+     order by e.emitted_at limit greatest(p_limit, 0) for update skip locked)
+  delete from absurd.events e using old o where e.queue_id = p_queue_id and e.event_name = o.event_name;
+  get diagnostics v_count = row_count;
+  return v_count;
+end
+$$;
+
+create or replace function absurd.cleanup_events(p_queue_name text, p_ttl_seconds integer, p_limit integer default 1000)
+  returns integer language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_ttl_seconds is null or p_ttl_seconds < 0 then
+    raise exception 'TTL must be a non-negative number of seconds';
+  end if;
+  return absurd.delete_old_events(absurd.queue_id_of(p_queue_name), p_ttl_seconds, coalesce(p_limit, 1000), true);
+end
+$$;
+
+-- Purpose: one batch per queue by its policy (cleanup_ttl, cleanup_limit), by name. P0001 for an unknown queue. Also purges
+-- a batch of what dropped queues left behind.
+create or replace function absurd.cleanup_all_queues(p_queue_name text default null)
+  returns table (queue_name text, tasks_deleted integer, events_deleted integer)
+  language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_queue record;
+begin
+  if p_queue_name is not null and not exists (
+      select 1 from absurd.queues q where q.queue_name = absurd.validate_queue_name(p_queue_name)) then
+    raise exception 'Queue "%" does not exist', p_queue_name
+      using hint = format('Create it first: absurdctl create-queue %L', p_queue_name);
+  end if;
+  for v_queue in
+    select q.queue_name, q.cleanup_limit,
+           least(extract(epoch from q.cleanup_ttl), 2147483647)::integer as ttl
+      from absurd.queues q where p_queue_name is null or q.queue_name = p_queue_name order by q.queue_name
+  loop
+    queue_name := v_queue.queue_name;
+    tasks_deleted := absurd.cleanup_tasks(v_queue.queue_name, v_queue.ttl, v_queue.cleanup_limit);
+    events_deleted := absurd.cleanup_events(v_queue.queue_name, v_queue.ttl, v_queue.cleanup_limit);
+    return next;
+  end loop;
+  if p_queue_name is null then
+    perform absurd.purge_dropped_queues(1000);
+  end if;
+end
+$$;
+
+-- Purpose: the workers' own retention: as cleanup_all_queues for some queues, but an event that no task has received yet
+-- stays however old it is.
+create or replace function absurd.housekeep(p_queue_ids integer[])
+  returns table (queue_name text, tasks_deleted integer, events_deleted integer)
+  language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_queue record;
+begin
+  for v_queue in
+    select q.queue_id, q.queue_name, q.cleanup_limit,
+           least(extract(epoch from q.cleanup_ttl), 2147483647)::integer as ttl
+      from absurd.queues q where q.queue_id = any(p_queue_ids) order by q.queue_name
+  loop
+    queue_name := v_queue.queue_name;
+    tasks_deleted := absurd.cleanup_tasks(v_queue.queue_name, v_queue.ttl, v_queue.cleanup_limit);
+    events_deleted := absurd.delete_old_events(v_queue.queue_id, v_queue.ttl, v_queue.cleanup_limit, false);
+    return next;
+  end loop;
+  perform absurd.purge_dropped_queues(1000);
+end
+$$;
+
+-- Purpose: delete at most p_limit unfinished and finished tasks, and events, of one queue id. Returns rows of tasks and events.
+create or replace function absurd.purge_rows(p_queue_id integer, p_limit integer)
+  returns integer language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_ids uuid[];
+  v_count integer;
+begin
+  with old as materialized (
+    select e.event_name from absurd.events e
+     where e.queue_id = p_queue_id order by e.event_name limit p_limit for update)
+  delete from absurd.events e using old o where e.queue_id = p_queue_id and e.event_name = o.event_name;
+  get diagnostics v_count = row_count;
+  select array_agg(t.task_id) into v_ids
+    from (select t.task_id from absurd.tasks t where t.queue_id = p_queue_id order by t.task_id limit p_limit) t;
+  if v_ids is not null then
+    perform 1 from absurd.live l where l.queue_id = p_queue_id and l.task_id = any(v_ids) order by l.task_id for update;
+    -- somebody may wait for them: they end as cancelled first
+    perform absurd.lock_waiters(p_queue_id, array_agg(l.task_id), true),
+            absurd.finish_tasks(p_queue_id, absurd.current_time(), array_agg(l.task_id), 'x', 'x', null, null)
+       from absurd.live l where l.queue_id = p_queue_id and l.task_id = any(v_ids);
+    delete from absurd.attempts a where a.queue_id = p_queue_id and a.task_id = any(v_ids);
+    delete from absurd.checkpoints c where c.queue_id = p_queue_id and c.task_id = any(v_ids);
+    with gone as (
+      delete from absurd.tasks t where t.queue_id = p_queue_id and t.task_id = any(v_ids) returning t.idempotency_key)
+    delete from absurd.idempotency_keys k using gone g
+     where k.queue_id = p_queue_id and k.idempotency_key = g.idempotency_key;
+  end if;
+  return v_count + coalesce(cardinality(v_ids), 0);
+end
+$$;
+
+-- Purpose: empty a queue: every task, whatever its state, and every event. Returns the number of tasks deleted. 42P01.
+create or replace function absurd.purge_queue(p_queue_name text)
+  returns integer language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_queue_id integer := absurd.queue_id_of(p_queue_name);
+  v_tasks integer;
+begin
+  select count(*) into v_tasks from absurd.tasks t where t.queue_id = v_queue_id;
+  while absurd.purge_rows(v_queue_id, 1000) > 0 loop
+    null;
+  end loop;
+  return v_tasks;
+end
+$$;
+
+-- Purpose: a batch of what dropped queues left. A tombstone stays for ten minutes after the drop, for rows of calls that
+-- were under way. Locks: tombstones, SKIP LOCKED.
+create or replace function absurd.purge_dropped_queues(p_limit integer)
+  returns integer language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_dropped record;
+  v_rows integer;
+  v_total integer := 0;
+begin
+  for v_dropped in
+    select d.queue_id, d.dropped_at from absurd.dropped_queues d order by d.queue_id limit 10 for update skip locked
+  loop
+    v_rows := absurd.purge_rows(v_dropped.queue_id, p_limit);
+    v_total := v_total + v_rows;
+    if v_rows = 0 and v_dropped.dropped_at < clock_timestamp() - interval '10 minutes' then
+      delete from absurd.idempotency_keys k where k.queue_id = v_dropped.queue_id;
+      delete from absurd.idle i where i.queue_id = v_dropped.queue_id;
+      delete from absurd.dropped_queues d where d.queue_id = v_dropped.queue_id;
+    end if;
+  end loop;
+  return v_total;
+end
+$$;
+
+-- Purpose: drop a queue; an unknown name is a no-op. Views and row go at once, tasks that others wait for end as cancelled,
+-- the rest is purged in batches (purge_dropped_queues). Locks: the queue's row, then live rows.
+create or replace function absurd.drop_queue(p_queue_name text)
+  returns void language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_queue_id integer;
+  v_scope text := left(md5(p_queue_name), 12);
+  v_awaited uuid[];
+  v_prefix text;
+begin
+  delete from absurd.queues q where q.queue_name = p_queue_name returning q.queue_id into v_queue_id;
+  if not found then
+    return;
+  end if;
+  if to_regclass('cron.job') is not null and to_regprocedure('cron.unschedule(bigint)') is not null then
+    execute 'select cron.unschedule(jobid) from cron.job where jobname in ($1, $2, $3) or jobname like $4 or jobname like $5'
+      using 'absurd_partitions_' || v_scope, 'absurd_cleanup_' || v_scope, 'absurd_detach_plan_' || v_scope,
+            'absurd\_detach\_run\_' || v_scope || '\_%', 'absurd\_drop\_run\_' || v_scope || '\_%';
+  end if;
+  insert into absurd.dropped_queues (queue_id, queue_name, dropped_at) values (v_queue_id, p_queue_name, clock_timestamp());
+  foreach v_prefix in array array['t_', 'r_', 'c_', 'e_', 'w_'] loop
+    execute format('drop view if exists absurd.%I', v_prefix || p_queue_name);
+  end loop;
+  select array_agg(distinct w.awaited_task_id) into v_awaited from absurd.waits w where w.awaited_queue_id = v_queue_id;
+  if v_awaited is not null then
+    perform 1 from absurd.live l where l.queue_id = v_queue_id and l.task_id = any(v_awaited) order by l.task_id for update;
+    perform absurd.lock_waiters(v_queue_id, v_awaited, true);
+    perform absurd.finish_tasks(v_queue_id, absurd.current_time(), v_awaited, 'x', 'x', null, null);
+  end if;
+end
+$$;
