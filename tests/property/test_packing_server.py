@@ -100,6 +100,15 @@ def test_a_packed_array_comes_back_as_the_elements_packed(
     ]
 
 
+@pytest.mark.parametrize("nulls", [[], [None], [None, None]])
+def test_a_packed_array_is_byte_for_byte_what_the_driver_sends_in_binary(
+    packed: Conn, nulls: list[None]
+) -> None:
+    items = [uuid.UUID(int=7), *nulls]
+    sent = psycopg.adapt.Transformer(packed).dump_sequence([items], [psycopg.adapt.PyFormat.BINARY])
+    assert bytes(UuidArray.pack(items)) == bytes(sent[0] or b"")
+
+
 @pytest.mark.parametrize("size", [0, 1, 500, 20_000])
 def test_uuids_pack_alike_from_raw_bytes_and_from_objects(packed: Conn, size: int) -> None:
     ids = [uuid.UUID(int=n * 7919) for n in range(size)]
