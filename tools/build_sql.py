@@ -1,8 +1,9 @@
 """Build what the package carries of the engine: absurd/schema/_bundle/ from sql/.
 
-`sql/src/*.sql` become `absurd.sql`, in the order of their names, each opened by a line `-- file: NAME` by
-which an installer can split them; `sql/migrations/*.sql` are copied as they are. On the way the reading order
-is held: a file of sql/src calls only functions of lower-numbered files, or its own.
+`sql/src/*.sql` become `absurd.sql`, in the order of their names, each opened by a line `-- file: NAME`. The
+migrations stand between the sources numbered below 20 (clock and ids, which column defaults use) and the rest,
+each in a block that runs it once; so the whole file is one repeatable statement list without psql commands.
+On the way the reading order is held: a file of sql/src calls only functions of lower-numbered files, or its own.
 
 Usage: python tools/build_sql.py [--check]. With --check nothing is written, and the exit code is 1 when the
 bundle drifted, or a file of it is missing or has no source.
@@ -11,6 +12,7 @@ bundle drifted, or a file of it is missing or has no source.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 import sys
 from collections.abc import Iterator
@@ -104,13 +106,30 @@ def build(root: Path) -> dict[Path, str]:
     wanted = {}
     sources = _files(root, SOURCES)
     if sources:
-        parts = [
-            f"\n-- file: {path.name}\n\n{path.read_text(encoding='utf-8').strip()}\n" for path in sources
-        ]
-        wanted[root / BUNDLE / "absurd.sql"] = HEADER + "".join(parts)
-    for path in _files(root, MIGRATIONS):
-        wanted[root / BUNDLE / "migrations" / path.name] = path.read_text(encoding="utf-8")
+        before = [path for path in sources if path.name < "20"]
+        after = [path for path in sources if path.name >= "20"]
+        parts = [(path, path.read_text(encoding="utf-8")) for path in before]
+        parts += [(path, once(path)) for path in _files(root, MIGRATIONS)]
+        parts += [(path, path.read_text(encoding="utf-8")) for path in after]
+        text = "".join(f"\n-- file: {path.name}\n\n{part.strip()}\n" for path, part in parts)
+        wanted[root / BUNDLE / "absurd.sql"] = HEADER + text
     return wanted
+
+
+def once(path: Path) -> str:
+    """A migration as a block that runs it when its number (the file name's first four digits) is not recorded."""
+    text = path.read_text(encoding="utf-8")
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    return f"""do $install$
+begin
+  if not exists (select 1 from absurd.migrations m where m.number = {int(path.name[:4])}) then
+    execute $migration$
+{text}$migration$;
+    insert into absurd.migrations (number, name, checksum) values ({int(path.name[:4])}, '{path.stem}', '{checksum}');
+  end if;
+end
+$install$;
+"""
 
 
 def differences(root: Path, wanted: dict[Path, str]) -> list[str]:

@@ -23,8 +23,8 @@ begin
     with taken as (
       select i.channel from absurd.idle i where i.queue_id = p_queue_id
        order by i.channel limit least(p_count, 64) for update skip locked)
-    delete from absurd.idle i using taken t
-     where i.queue_id = p_queue_id and i.channel = t.channel
+    delete from absurd.idle i
+     where i.queue_id = p_queue_id and i.channel = any(array(select t.channel from taken t))
     returning i.channel
   loop
     v_any := null;

@@ -1,5 +1,22 @@
 -- The one way a task ends: complete, fail, cancel, deadline all come through finish_tasks.
 
+-- Purpose: the waits for some tasks. One index probe a task: written so that a plan made on empty tables cannot degrade.
+create or replace function absurd.waits_for_tasks(p_queue_id integer, p_task_ids uuid[])
+  returns setof absurd.waits language sql stable parallel safe
+begin atomic
+  select w.* from unnest(p_task_ids) u(id)
+   cross join lateral (select * from absurd.waits x
+                        where x.awaited_queue_id = p_queue_id and x.awaited_task_id = u.id offset 0) w;
+end;
+
+create or replace function absurd.waits_for_events(p_queue_id integer, p_event_names text[])
+  returns setof absurd.waits language sql stable parallel safe
+begin atomic
+  select w.* from unnest(p_event_names) u(name)
+   cross join lateral (select * from absurd.waits x
+                        where x.queue_id = p_queue_id and x.event_name = u.name and x.awaited_task_id is null offset 0) w;
+end;
+
 -- Purpose: lock the rows of the tasks that wait for these, so that their end can be written.
 -- Returns the finishing tasks that must be left for later: one of their waiters is locked by somebody else.
 -- The caller holds the live rows of the finishing tasks. Locks: live rows of the waiters, sorted; SKIP LOCKED, or
@@ -15,15 +32,14 @@ declare
 begin
   if p_wait then
     perform 1
-       from absurd.waits w join absurd.live l on l.queue_id = w.queue_id and l.task_id = w.task_id
-      where w.awaited_queue_id = p_queue_id and w.awaited_task_id = any(p_task_ids)
-      order by l.queue_id, l.task_id for update of l;
+       from (select w.queue_id, w.task_id from absurd.waits_for_tasks(p_queue_id, p_task_ids) w
+              order by w.queue_id, w.task_id offset 0) w
+      cross join lateral (select 1 from absurd.live l where l.queue_id = w.queue_id and l.task_id = w.task_id for update) l;
     return null;
   end if;
   with waiting as materialized (
     select w.awaited_task_id, w.queue_id, w.task_id
-      from absurd.waits w
-     where w.awaited_queue_id = p_queue_id and w.awaited_task_id = any(p_task_ids)
+      from absurd.waits_for_tasks(p_queue_id, p_task_ids) w
      order by w.queue_id, w.task_id)
   select array_agg(distinct w.awaited_task_id) into v_left
     from waiting w
@@ -49,11 +65,11 @@ begin
   for v_woken in
     with waiting as materialized (
       select w.queue_id, w.task_id, w.step_name, w.attempt, e.task_state, e.result, e.failure
-        from absurd.waits w
-        join absurd.attempts e on e.queue_id = w.awaited_queue_id and e.task_id = w.awaited_task_id
-                              and e.task_state is not null
-       where w.awaited_queue_id = p_queue_id and w.awaited_task_id = any(p_task_ids)
-         and (w.timeout_at is null or w.timeout_at > p_now)),
+        from absurd.waits_for_tasks(p_queue_id, p_task_ids) w
+       cross join lateral (select x.task_state, x.result, x.failure from absurd.attempts x
+                            where x.queue_id = w.awaited_queue_id and x.task_id = w.awaited_task_id
+                              and x.task_state is not null offset 0) e
+       where w.timeout_at is null or w.timeout_at > p_now),
     woken as (
       update absurd.live l
          set state = 'p', due_at = p_now, wake_event = null
@@ -100,10 +116,10 @@ declare
   v_asleep uuid[];
 begin
   with input as materialized (
-    select * from unnest(p_task_ids, p_results, p_failures) as u(task_id, result, failure)),
+    select p_queue_id as queue_id, u.* from unnest(p_task_ids, p_results, p_failures) as u(task_id, result, failure)),
   gone as (
     delete from absurd.live l using input i
-     where l.queue_id = p_queue_id and l.task_id = i.task_id
+     where l.queue_id = i.queue_id and l.task_id = i.task_id
     returning l.*, i.result, i.failure),
   ended as (
     insert into absurd.attempts (queue_id, task_id, attempt, claim_no, state, task_state, finished_at, created_at,
@@ -117,7 +133,8 @@ begin
   select array_agg(g.task_id) filter (where g.awaited), array_agg(g.task_id) filter (where g.state = 's')
     into v_awaited, v_asleep from gone g;
   if v_asleep is not null then
-    delete from absurd.waits w where w.queue_id = p_queue_id and w.task_id = any(v_asleep);
+    with asleep as materialized (select p_queue_id as queue_id, u.id as task_id from unnest(v_asleep) u(id))
+    delete from absurd.waits w using asleep s where w.queue_id = s.queue_id and w.task_id = s.task_id;
   end if;
   if v_awaited is not null then
     perform absurd.wake_waiters(p_queue_id, v_awaited, p_now);

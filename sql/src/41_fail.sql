@@ -90,9 +90,10 @@ begin
            case when l.attempt >= 65535 and (t.max_attempts is null or t.max_attempts > 65535)
                 then coalesce(i.failure, '{}') || '{"limit": "$AttemptLimit"}' else i.failure end as reason
       from input i
-      join absurd.live l on l.queue_id = p_queue_id and l.task_id = i.task_id
-      join absurd.tasks t on t.queue_id = p_queue_id and t.task_id = i.task_id
-     cross join lateral (select absurd.next_start(t.retry_strategy, l.attempt, i.retry_at, p_now) as next_at) n)
+     cross join lateral (select * from absurd.live x where x.queue_id = p_queue_id and x.task_id = i.task_id offset 0) l
+     cross join lateral (select x.retry_strategy, x.max_attempts from absurd.tasks x
+                          where x.queue_id = p_queue_id and x.task_id = i.task_id offset 0) t
+     cross join lateral (select absurd.next_start(t.retry_strategy, l.attempt, i.retry_at, p_now) as next_at offset 0) n)
   select array_agg(task_id) filter (where verdict = 'f') as failed,
          array_agg(reason) filter (where verdict = 'f') as failed_why,
          array_agg(task_id) filter (where verdict = 'x') as cancelled,
@@ -110,22 +111,25 @@ begin
     perform absurd.finish_tasks(p_queue_id, p_now, v_plan.cancelled, 'f', 'x', null, v_plan.cancelled_why);
   end if;
   if v_plan.asleep is not null then
-    delete from absurd.waits w where w.queue_id = p_queue_id and w.task_id = any(v_plan.asleep);
+    with asleep as materialized (select p_queue_id as queue_id, u.id as task_id from unnest(v_plan.asleep) u(id))
+    delete from absurd.waits w using asleep s where w.queue_id = s.queue_id and w.task_id = s.task_id;
   end if;
   if v_plan.again is not null then
     with input as materialized (
-      select * from unnest(v_plan.again, v_plan.again_why, v_plan.again_at) as u(task_id, failure, next_at)),
+      select p_queue_id as queue_id, u.*
+        from unnest(v_plan.again, v_plan.again_why, v_plan.again_at) as u(task_id, failure, next_at)),
     ended as (
       insert into absurd.attempts (queue_id, task_id, attempt, claim_no, state, task_state, finished_at, created_at,
                                    started_at, first_started_at, available_at, lease_until, claimed_by, wake_step, failure)
       select l.queue_id, l.task_id, l.attempt, l.claim_no, 'f', null, p_now, l.created_at, l.started_at, l.first_started_at,
              case when l.state = 'r' then l.started_at else l.due_at end, l.lease_until, l.claimed_by, l.wake_step, i.failure
-        from input i join absurd.live l on l.queue_id = p_queue_id and l.task_id = i.task_id)
+        from input i
+       cross join lateral (select * from absurd.live x where x.queue_id = i.queue_id and x.task_id = i.task_id offset 0) l)
     update absurd.live l
        set attempt = l.attempt + 1, state = case when i.next_at > p_now then 's' else 'p' end, due_at = i.next_at,
            lease_until = null, claimed_by = null, created_at = p_now, started_at = null, wake_event = null, wake_step = null
       from input i
-     where l.queue_id = p_queue_id and l.task_id = i.task_id;
+     where l.queue_id = i.queue_id and l.task_id = i.task_id;
     select count(*) into v_due from unnest(v_plan.again_at) a where a <= p_now;
     if v_due > 0 then
       perform absurd.wake_workers(p_queue_id, v_due);

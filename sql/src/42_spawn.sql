@@ -89,11 +89,15 @@ begin
            t.task_name = u.task_name
              and coalesce(t.fingerprint = u.fingerprint, t.fingerprint is null or u.fingerprint is null) as same_request
       from unnest(p_task_names, p_task_ids, p_keys, p_fingerprints) with ordinality u(task_name, id, key, fingerprint, o)
-      left join absurd.idempotency_keys k on u.id is null and k.queue_id = p_queue_id and k.idempotency_key = u.key
+      left join lateral (select x.task_id from absurd.idempotency_keys x
+                          where u.id is null and x.queue_id = p_queue_id and x.idempotency_key = u.key offset 0) k on true
      cross join lateral (select coalesce(u.id, k.task_id) as task_id) f
-      left join absurd.tasks t on t.queue_id = p_queue_id and t.task_id = f.task_id
-      left join absurd.live l on l.queue_id = p_queue_id and l.task_id = f.task_id
-      left join absurd.attempts e on e.queue_id = p_queue_id and e.task_id = f.task_id and e.task_state is not null
+      left join lateral (select * from absurd.tasks x
+                          where x.queue_id = p_queue_id and x.task_id = f.task_id offset 0) t on true
+      left join lateral (select * from absurd.live x
+                          where x.queue_id = p_queue_id and x.task_id = f.task_id offset 0) l on true
+      left join lateral (select * from absurd.attempts x
+                          where x.queue_id = p_queue_id and x.task_id = f.task_id and x.task_state is not null offset 0) e on true
      order by u.o
   loop
     if v_row.attempt is null then
@@ -135,7 +139,7 @@ declare
 begin
   select q.default_max_attempts into v_default from absurd.queues q where q.queue_id = p_queue_id;
   if not found then
-    raise exception 'Queue % does not exist', p_queue_id using errcode = '42P01', hint = 'It was dropped: create it again.';
+    raise exception 'Queue "%" does not exist', p_queue_id using errcode = '42P01', hint = 'It was dropped: create it again.';
   end if;
   if v_count <> cardinality(p_params) then
     raise exception 'task names and params differ in number: % and %', v_count, cardinality(p_params) using errcode = 'AB004';

@@ -143,20 +143,21 @@ declare
 begin
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, false);
   with input as materialized (
-    select u.task_id, u.step, u.o, coalesce(u.wake_at, absurd.later(v_now, greatest(u.delay, 0)), v_now) as wake_at
-      from unnest(h.task_ids, h.ok, p_wake_at, p_delay, p_steps) with ordinality u(task_id, ok, wake_at, delay, step, o)
+    select p_queue_id as queue_id, u.task_id, absurd.attempt_of(u.run_id) as attempt, u.step, u.o, coalesce(u.wake_at, absurd.later(v_now, greatest(u.delay, 0)), v_now) as wake_at
+      from unnest(h.task_ids, h.ok, p_run_ids, p_wake_at, p_delay, p_steps)
+           with ordinality u(task_id, ok, run_id, wake_at, delay, step, o)
      where u.ok),
   kept as (
     insert into absurd.checkpoints as c (queue_id, task_id, name, state, attempt, updated_at)
-    select p_queue_id, i.task_id, i.step, to_jsonb(i.wake_at), l.attempt, v_now
-      from input i join absurd.live l on l.queue_id = p_queue_id and l.task_id = i.task_id
+    select p_queue_id, i.task_id, i.step, to_jsonb(i.wake_at), i.attempt, v_now
+      from input i
      where i.step is not null
         on conflict (queue_id, task_id, name) do nothing),
   slept as (
     update absurd.live l
        set state = 's', due_at = i.wake_at, lease_until = null, claimed_by = null, wake_event = null, wake_step = null
       from input i
-     where l.queue_id = p_queue_id and l.task_id = i.task_id and (i.step is null or i.wake_at > v_now))
+     where l.queue_id = i.queue_id and l.task_id = i.task_id and (i.step is null or i.wake_at > v_now))
   select count(*) filter (where i.step is null and i.wake_at <= v_now),
          array_agg(i.o) filter (where i.step is not null and i.wake_at <= v_now)
     into v_due, v_elapsed from input i;

@@ -28,12 +28,12 @@ begin
   -- did run out. No more rows are read than may be failed.
   for v_round in 1..100 loop
     with due as materialized (
-      select l.task_id, l.awaited, l.lease_until, l.claimed_by, l.attempt from absurd.live l
+      select l.queue_id, l.task_id, l.awaited, l.lease_until, l.claimed_by, l.attempt from absurd.live l
        where l.queue_id = p_queue_id and l.state = 'r' and l.due_at <= p_now
        order by l.due_at limit greatest(p_qty, 1) for update skip locked),
     renewed as (
       update absurd.live l set due_at = d.lease_until from due d
-       where d.lease_until > p_now and l.queue_id = p_queue_id and l.task_id = d.task_id)
+       where d.lease_until > p_now and l.queue_id = d.queue_id and l.task_id = d.task_id)
     select array_agg(d.task_id) filter (where d.lease_until <= p_now) as ids,
            array_agg(jsonb_strip_nulls(jsonb_build_object(
              'name', '$ClaimTimeout', 'workerId', d.claimed_by, 'claimExpiredAt', d.lease_until, 'attempt', d.attempt,
@@ -92,7 +92,7 @@ begin
   while v_rank is not null and v_left > 0 loop
     return query
       with picked as materialized (
-        select l.task_id, l.due_at, l.wake_event, l.wake_step, l.first_started_at
+        select l.queue_id, l.task_id, l.due_at, l.wake_event, l.wake_step, l.first_started_at
           from absurd.live l
          where l.queue_id = p_queue_id and l.rank = v_rank and l.state in ('p', 's') and l.due_at <= p_now
            and (p_names is null or l.task_name = any(p_names))
@@ -104,18 +104,18 @@ begin
                first_started_at = coalesce(l.first_started_at, p_now),
                cancel_at = case when l.first_started_at is null then absurd.later(p_now, l.max_duration) else l.cancel_at end
           from picked p
-         where l.queue_id = p_queue_id and l.task_id = p.task_id
-        returning l.task_id, l.attempt, l.claim_no, p.wake_event, p.wake_step, p.first_started_at is null as fresh, p.due_at),
+         where l.queue_id = p.queue_id and l.task_id = p.task_id
+        returning l.queue_id, l.task_id, l.attempt, l.claim_no, p.wake_event, p.wake_step, p.first_started_at is null as fresh, p.due_at),
       -- a wait that is still there was resumed by its timeout
       expired as (
         delete from absurd.waits w using claimed c
-         where w.queue_id = p_queue_id and w.task_id = c.task_id and c.wake_event is not null and w.step_name = c.wake_step
+         where w.queue_id = c.queue_id and w.task_id = c.task_id and c.wake_event is not null and w.step_name = c.wake_step
         returning w.task_id, w.step_name, c.attempt),
       kept as (
         insert into absurd.checkpoints (queue_id, task_id, name, outcome, attempt, updated_at)
         select p_queue_id, e.task_id, e.step_name, 'timeout', e.attempt, p_now from expired e
             on conflict (queue_id, task_id, name) do nothing)
-      select * from claimed;
+      select c.task_id, c.attempt, c.claim_no, c.wake_event, c.wake_step, c.fresh, c.due_at from claimed c;
     get diagnostics v_got = row_count;
     v_left := v_left - v_got;
     exit when v_left = 0;
@@ -148,7 +148,7 @@ begin
                where k.queue_id = v_queue_id and k.task_id = c.task_id and k.name = c.wake_step) end
       from absurd.claim_live(v_queue_id, absurd.current_time(), coalesce(nullif(btrim(p_worker_id), ''), 'worker'),
                              greatest(coalesce(p_claim_timeout, 30), 0), greatest(coalesce(p_qty, 1), 1)) c
-      join absurd.tasks t on t.queue_id = v_queue_id and t.task_id = c.task_id
+     cross join lateral (select * from absurd.tasks x where x.queue_id = v_queue_id and x.task_id = c.task_id offset 0) t
      order by c.due_at, c.task_id;
 end
 $$;
@@ -219,7 +219,7 @@ begin
              where not p_repeat
              union all
             select * from absurd.claimed_again(p_queue_id, p_worker_id, p_token) where p_repeat) c
-      join absurd.tasks t on t.queue_id = p_queue_id and t.task_id = c.task_id
+     cross join lateral (select * from absurd.tasks x where x.queue_id = p_queue_id and x.task_id = c.task_id offset 0) t
      cross join lateral (
        select jsonb_object_agg(x.name, x.state) filter (where x.outcome is null) as states,
               array_agg(x.name) filter (where x.outcome is not null) as timeouts

@@ -26,11 +26,11 @@ begin
    where c.attempt <= excluded.attempt;
   if v_until is not null then
     with input as materialized (
-      select distinct u.task_id from unnest(h.task_ids, h.ok) as u(task_id, ok) where u.ok)
+      select distinct p_queue_id as queue_id, u.task_id from unnest(h.task_ids, h.ok) as u(task_id, ok) where u.ok)
     update absurd.live l
        set lease_until = v_until, due_at = least(l.due_at, v_until)
       from input i
-     where l.queue_id = p_queue_id and l.task_id = i.task_id and l.lease_until is not null;
+     where l.queue_id = i.queue_id and l.task_id = i.task_id and l.lease_until is not null;
   end if;
   if h.all_ok then
     return repeat('o', cardinality(p_run_ids));

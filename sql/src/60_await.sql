@@ -30,8 +30,10 @@ begin
                         when e.emitted_at is not null and (u.since is null or e.emitted_at > u.since) then 'e' end order by u.o)
     into v_status
     from unnest(p_run_ids, p_steps, p_event_names, p_since) with ordinality u(run_id, step, event_name, since, o)
-    left join absurd.checkpoints c on c.queue_id = p_queue_id and c.task_id = absurd.task_id_of(u.run_id) and c.name = u.step
-    left join absurd.events e on c.name is null and e.queue_id = p_queue_id and e.event_name = u.event_name;
+    left join lateral (select x.* from absurd.checkpoints x
+                        where x.queue_id = p_queue_id and x.task_id = absurd.task_id_of(u.run_id) and x.name = u.step offset 0) c on true
+    left join lateral (select x.emitted_at from absurd.events x
+                        where c.name is null and x.queue_id = p_queue_id and x.event_name = u.event_name offset 0) e on true;
 
   -- 2. the rest must hold the event's row while they register
   select array_agg(distinct u.event_name) into v_open
@@ -51,29 +53,32 @@ begin
                                              when u.event_name <> all(coalesce(v_locked, '{}')) then 'b' end) order by u.o)
       into v_status
       from unnest(v_status, p_event_names, p_since) with ordinality u(status, event_name, since, o)
-      left join absurd.events e on u.status is null and e.queue_id = p_queue_id and e.event_name = u.event_name;
+      left join lateral (select x.emitted_at from absurd.events x
+                        where u.status is null and x.queue_id = p_queue_id and x.event_name = u.event_name offset 0) e on true;
   end if;
 
   -- 3. write under the runs' locks
   -- best effort, so never waiting: retention keeps an unmarked event longer, nothing else
   with taken as materialized (
-    select l.event_name
+    select p_queue_id as queue_id, l.event_name
       from (select distinct u.event_name as name from unnest(v_status, p_event_names) u(status, event_name)
              where u.status = 'e' order by 1) n
      cross join lateral (select e.event_name from absurd.events e
                           where e.queue_id = p_queue_id and e.event_name = n.name and e.taken_at is null
                             and e.emitted_at is not null for no key update skip locked) l)
-  update absurd.events e set taken_at = v_now from taken t where e.queue_id = p_queue_id and e.event_name = t.event_name;
+  update absurd.events e set taken_at = v_now from taken t where e.queue_id = t.queue_id and e.event_name = t.event_name;
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, false);
   with input as materialized (
-    select u.*, absurd.attempt_of(u.run_id) as attempt
+    select p_queue_id as queue_id, u.*, absurd.attempt_of(u.run_id) as attempt
       from unnest(h.task_ids, h.ok, v_status, p_run_ids, p_steps, p_event_names, p_timeouts)
            as u(task_id, ok, status, run_id, step, event_name, timeout)
      where u.ok),
   given as (
     insert into absurd.checkpoints (queue_id, task_id, name, state, attempt, updated_at)
     select p_queue_id, i.task_id, i.step, e.payload, i.attempt, v_now
-      from input i join absurd.events e on e.queue_id = p_queue_id and e.event_name = i.event_name
+      from input i
+     cross join lateral (select x.payload from absurd.events x
+                          where x.queue_id = p_queue_id and x.event_name = i.event_name offset 0) e
      where i.status = 'e'
         on conflict (queue_id, task_id, name) do nothing),
   registered as (
@@ -90,7 +95,7 @@ begin
          wake_event = case when i.status is null then i.event_name end,
          wake_step = case when i.status is null then i.step end
     from input i
-   where l.queue_id = p_queue_id and l.task_id = i.task_id
+   where l.queue_id = i.queue_id and l.task_id = i.task_id
      and (i.status is null or i.status = 'e' and (l.wake_event is not null or l.wake_step is not null));
 
   return query
@@ -104,8 +109,8 @@ begin
      cross join lateral (select case when not u.ok and u.status is distinct from 'a' and u.status is distinct from 't' then
                            absurd.refusal(p_queue_id, absurd.task_id_of(u.run_id), absurd.attempt_of(u.run_id),
                                           u.claim_no, 'await') end as letter) r
-      left join absurd.checkpoints c on u.status in ('a', 'e') and c.queue_id = p_queue_id
-                                    and c.task_id = absurd.task_id_of(u.run_id) and c.name = u.step
+      left join lateral (select x.* from absurd.checkpoints x
+                        where u.status in ('a', 'e') and x.queue_id = p_queue_id and x.task_id = absurd.task_id_of(u.run_id) and x.name = u.step offset 0) c on true
      order by u.o;
 end
 $$;
@@ -194,20 +199,24 @@ begin
     into v_status
     from unnest(p_run_ids, p_steps, v_status, p_awaited_queue_ids, p_awaited_task_ids, h.ok)
          with ordinality u(run_id, step, status, queue_id, task_id, ok, o)
-    left join absurd.checkpoints c on c.queue_id = p_queue_id and c.task_id = absurd.task_id_of(u.run_id) and c.name = u.step
-    left join absurd.attempts e on e.queue_id = u.queue_id and e.task_id = u.task_id and e.task_state is not null
-    left join absurd.live l on l.queue_id = u.queue_id and l.task_id = u.task_id;
+    left join lateral (select x.* from absurd.checkpoints x
+                        where x.queue_id = p_queue_id and x.task_id = absurd.task_id_of(u.run_id) and x.name = u.step offset 0) c on true
+    left join lateral (select x.task_state from absurd.attempts x
+                        where x.queue_id = u.queue_id and x.task_id = u.task_id and x.task_state is not null offset 0) e on true
+    left join lateral (select x.task_id from absurd.live x where x.queue_id = u.queue_id and x.task_id = u.task_id offset 0) l on true;
 
   with input as materialized (
-    select u.*, absurd.attempt_of(u.run_id) as attempt
+    select p_queue_id as queue_id, u.*, absurd.attempt_of(u.run_id) as attempt
       from unnest(h.task_ids, h.ok, v_status, p_run_ids, p_steps, p_awaited_queue_ids, p_awaited_task_ids, p_timeouts)
            as u(task_id, ok, status, run_id, step, awaited_queue_id, awaited_task_id, timeout)
      where u.ok),
   given as (
     insert into absurd.checkpoints (queue_id, task_id, name, state, attempt, updated_at)
     select p_queue_id, i.task_id, i.step, absurd.task_outcome(e.task_state, e.result, e.failure), i.attempt, v_now
-      from input i join absurd.attempts e on e.queue_id = i.awaited_queue_id and e.task_id = i.awaited_task_id
-                                         and e.task_state is not null
+      from input i
+     cross join lateral (select x.task_state, x.result, x.failure from absurd.attempts x
+                          where x.queue_id = i.awaited_queue_id and x.task_id = i.awaited_task_id
+                            and x.task_state is not null offset 0) e
      where i.status = 'e'
         on conflict (queue_id, task_id, name) do nothing),
   registered as (
@@ -222,7 +231,7 @@ begin
      set state = 's', due_at = absurd.later(v_now, i.timeout), lease_until = null, claimed_by = null,
          wake_event = '$task:' || i.awaited_task_id, wake_step = i.step
     from input i
-   where i.status = 's' and l.queue_id = p_queue_id and l.task_id = i.task_id;
+   where i.status = 's' and l.queue_id = i.queue_id and l.task_id = i.task_id;
 
   return query
     select u.o,
@@ -231,8 +240,8 @@ begin
                 when u.status = 'e' then 'a' else u.status end,
            case when u.status in ('a', 'e') then c.state end
       from unnest(v_status, p_run_ids, p_claim_nos, p_steps) with ordinality u(status, run_id, claim_no, step, o)
-      left join absurd.checkpoints c on u.status in ('a', 'e') and c.queue_id = p_queue_id
-                                    and c.task_id = absurd.task_id_of(u.run_id) and c.name = u.step
+      left join lateral (select x.* from absurd.checkpoints x
+                        where u.status in ('a', 'e') and x.queue_id = p_queue_id and x.task_id = absurd.task_id_of(u.run_id) and x.name = u.step offset 0) c on true
      order by u.o;
 end
 $$;

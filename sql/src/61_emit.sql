@@ -16,6 +16,7 @@ declare
   v_now timestamptz := absurd.current_time();
   v_emitted text[];
   v_letters text;
+  v_waiting uuid[];
   v_woken bigint;
 begin
   if p_mode is null or p_mode not in ('latch', 'next') then
@@ -36,36 +37,39 @@ begin
     returning e.event_name)
   select array_agg(p.event_name) into v_emitted from put p;
 
-  if v_emitted is not null and exists (
-      select 1 from absurd.waits w
-       where w.queue_id = p_queue_id and w.event_name = any(v_emitted) and w.awaited_task_id is null) then
-    perform 1 from absurd.live l
-      where l.queue_id = p_queue_id and l.task_id in (
-        select w.task_id from absurd.waits w
-         where w.queue_id = p_queue_id and w.event_name = any(v_emitted) and w.awaited_task_id is null)
-      order by l.task_id for update;
-    with woken as (
+  if v_emitted is not null then
+    select array_agg(w.task_id) into v_waiting from absurd.waits_for_events(p_queue_id, v_emitted) w;
+  end if;
+  if v_waiting is not null then
+    perform 1
+       from (select w from unnest(v_waiting) w order by w offset 0) w(task_id)
+      cross join lateral (select 1 from absurd.live l
+                           where l.queue_id = p_queue_id and l.task_id = w.task_id for update) l;
+    with waiting as materialized (
+      select w.queue_id, w.task_id, w.step_name, w.attempt, w.event_name from absurd.waits_for_events(p_queue_id, v_emitted) w
+       where w.timeout_at is null or w.timeout_at > v_now),
+    woken as (
       update absurd.live l
          set state = 'p', due_at = v_now, wake_event = null
-        from absurd.waits w
-       where w.queue_id = p_queue_id and w.event_name = any(v_emitted) and w.awaited_task_id is null
-         and (w.timeout_at is null or w.timeout_at > v_now)
-         and l.queue_id = p_queue_id and l.task_id = w.task_id and l.state = 's'
+        from waiting w
+       where l.queue_id = w.queue_id and l.task_id = w.task_id and l.state = 's'
          and l.wake_step = w.step_name and l.attempt = w.attempt
-      returning l.task_id, l.attempt, w.step_name, w.event_name),
+      returning l.queue_id, l.task_id, l.attempt, w.step_name, w.event_name),
     gone as (
       delete from absurd.waits w using woken k
-       where w.queue_id = p_queue_id and w.task_id = k.task_id and w.step_name = k.step_name),
+       where w.queue_id = k.queue_id and w.task_id = k.task_id and w.step_name = k.step_name),
     kept as (
       insert into absurd.checkpoints as c (queue_id, task_id, name, state, attempt, updated_at)
       select p_queue_id, k.task_id, k.step_name, e.payload, k.attempt, v_now
-        from woken k join absurd.events e on e.queue_id = p_queue_id and e.event_name = k.event_name
+        from woken k
+       cross join lateral (select x.payload from absurd.events x
+                            where x.queue_id = k.queue_id and x.event_name = k.event_name offset 0) e
           on conflict (queue_id, task_id, name) do update
          set state = excluded.state, status = 'committed', outcome = null, attempt = excluded.attempt, updated_at = excluded.updated_at),
     taken as (
       update absurd.events e set taken_at = v_now
-        from (select distinct k.event_name from woken k) k
-       where e.queue_id = p_queue_id and e.event_name = k.event_name)
+        from (select distinct k.queue_id, k.event_name from woken k) k
+       where e.queue_id = k.queue_id and e.event_name = k.event_name)
     select count(*) into v_woken from woken;
     if v_woken > 0 then
       perform absurd.wake_workers(p_queue_id, v_woken);

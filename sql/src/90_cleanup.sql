@@ -1,5 +1,26 @@
 -- Retention: finished tasks and old events go in bounded batches, by index, skipping what somebody holds.
 
+-- Purpose: delete tasks with all that hangs on them. The caller holds their ending attempts rows.
+create or replace function absurd.delete_tasks(p_queue_id integer, p_task_ids uuid[])
+  returns void language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+begin
+  with input as materialized (select p_queue_id as queue_id, u.id as task_id from unnest(p_task_ids) u(id))
+  delete from absurd.attempts a using input i where a.queue_id = i.queue_id and a.task_id = i.task_id;
+  with input as materialized (select p_queue_id as queue_id, u.id as task_id from unnest(p_task_ids) u(id))
+  delete from absurd.checkpoints c using input i where c.queue_id = i.queue_id and c.task_id = i.task_id;
+  with input as materialized (select p_queue_id as queue_id, u.id as task_id from unnest(p_task_ids) u(id)),
+  gone as materialized (
+    delete from absurd.tasks t using input i where t.queue_id = i.queue_id and t.task_id = i.task_id
+    returning t.queue_id, t.idempotency_key)
+  delete from absurd.idempotency_keys k using gone g
+   where k.queue_id = g.queue_id and k.idempotency_key = g.idempotency_key;
+end
+$$;
+
 -- Purpose: delete at most p_limit tasks that ended before now - p_ttl_seconds, oldest first; their keys become free.
 -- P0001 for a null or negative ttl. Locks: ending attempts rows, SKIP LOCKED.
 create or replace function absurd.cleanup_tasks(p_queue_name text, p_ttl_seconds integer, p_limit integer default 1000)
@@ -23,12 +44,7 @@ begin
   if v_ids is null then
     return 0;
   end if;
-  delete from absurd.attempts a where a.queue_id = v_queue_id and a.task_id = any(v_ids);
-  delete from absurd.checkpoints c where c.queue_id = v_queue_id and c.task_id = any(v_ids);
-  with gone as (
-    delete from absurd.tasks t where t.queue_id = v_queue_id and t.task_id = any(v_ids) returning t.idempotency_key)
-  delete from absurd.idempotency_keys k using gone g
-   where k.queue_id = v_queue_id and k.idempotency_key = g.idempotency_key;
+  perform absurd.delete_tasks(v_queue_id, v_ids);
   return cardinality(v_ids);
 end
 $$;
@@ -56,16 +72,17 @@ begin
                                                             and w.awaited_task_id is null)
            order by e.event_name limit greatest(p_limit, 0) for update skip locked) o;
   if v_idle is not null then
-    delete from absurd.events e
-     where e.queue_id = p_queue_id and e.event_name = any(v_idle) and e.emitted_at is null
+    with idle as materialized (select p_queue_id as queue_id, u.name as event_name from unnest(v_idle) u(name))
+    delete from absurd.events e using idle i
+     where e.queue_id = i.queue_id and e.event_name = i.event_name and e.emitted_at is null
        and not exists (select 1 from absurd.waits w where w.queue_id = p_queue_id and w.event_name = e.event_name
                                                       and w.awaited_task_id is null);
   end if;
   with old as materialized (
-    select e.event_name from absurd.events e
+    select e.queue_id, e.event_name from absurd.events e
      where e.queue_id = p_queue_id and e.emitted_at < v_before and (p_untaken or e.taken_at is not null)
      order by e.emitted_at limit greatest(p_limit, 0) for update skip locked)
-  delete from absurd.events e using old o where e.queue_id = p_queue_id and e.event_name = o.event_name;
+  delete from absurd.events e using old o where e.queue_id = o.queue_id and e.event_name = o.event_name;
   get diagnostics v_count = row_count;
   return v_count;
 end
@@ -144,31 +161,31 @@ $$;
 create or replace function absurd.purge_rows(p_queue_id integer, p_limit integer)
   returns integer language plpgsql security definer
   set search_path = pg_catalog, pg_temp
-  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
   v_ids uuid[];
+  v_live uuid[];
   v_count integer;
 begin
   with old as materialized (
-    select e.event_name from absurd.events e
+    select e.queue_id, e.event_name from absurd.events e
      where e.queue_id = p_queue_id order by e.event_name limit p_limit for update)
-  delete from absurd.events e using old o where e.queue_id = p_queue_id and e.event_name = o.event_name;
+  delete from absurd.events e using old o where e.queue_id = o.queue_id and e.event_name = o.event_name;
   get diagnostics v_count = row_count;
   select array_agg(t.task_id) into v_ids
     from (select t.task_id from absurd.tasks t where t.queue_id = p_queue_id order by t.task_id limit p_limit) t;
   if v_ids is not null then
-    perform 1 from absurd.live l where l.queue_id = p_queue_id and l.task_id = any(v_ids) order by l.task_id for update;
-    -- somebody may wait for them: they end as cancelled first
-    perform absurd.lock_waiters(p_queue_id, array_agg(l.task_id), true),
-            absurd.finish_tasks(p_queue_id, absurd.current_time(), array_agg(l.task_id), 'x', 'x', null, null)
-       from absurd.live l where l.queue_id = p_queue_id and l.task_id = any(v_ids);
-    delete from absurd.attempts a where a.queue_id = p_queue_id and a.task_id = any(v_ids);
-    delete from absurd.checkpoints c where c.queue_id = p_queue_id and c.task_id = any(v_ids);
-    with gone as (
-      delete from absurd.tasks t where t.queue_id = p_queue_id and t.task_id = any(v_ids) returning t.idempotency_key)
-    delete from absurd.idempotency_keys k using gone g
-     where k.queue_id = p_queue_id and k.idempotency_key = g.idempotency_key;
+    -- somebody may wait for the unfinished ones: they end as cancelled first
+    select array_agg(u.id) into v_live
+      from (select u from unnest(v_ids) u order by u offset 0) u(id)
+     cross join lateral (select 1 from absurd.live l where l.queue_id = p_queue_id and l.task_id = u.id for update) l;
+    if v_live is not null then
+      perform absurd.lock_waiters(p_queue_id, v_live, true);
+      perform absurd.finish_tasks(p_queue_id, absurd.current_time(), v_live, 'x', 'x', null, null);
+    end if;
+    perform absurd.delete_tasks(p_queue_id, v_ids);
   end if;
   return v_count + coalesce(cardinality(v_ids), 0);
 end
