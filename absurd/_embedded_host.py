@@ -200,11 +200,7 @@ def _is_copied(home: Path, place: Path) -> bool:
         origin = Path((place / "origin").read_text(encoding="utf-8").strip())
     except OSError:
         return False
-    return (
-        origin != home
-        and os.path.islink(origin / "data")
-        and Path(os.readlink(origin / "data")).parent == place
-    )
+    return origin != home and os.path.islink(origin / "data") and Path(os.readlink(origin / "data")).parent == place
 
 
 def _make_public(folder: Path) -> None:
@@ -242,10 +238,7 @@ def _system_user() -> pwd.struct_passwd:
         ["adduser", "-S", "-D", "-H", _SYSTEM_USER],  # busybox
     )
     for command in makers:
-        if (
-            shutil.which(command[0])
-            and subprocess.run(command, capture_output=True, check=False).returncode == 0
-        ):
+        if shutil.which(command[0]) and subprocess.run(command, capture_output=True, check=False).returncode == 0:
             print(
                 f"absurd: made the system user {_SYSTEM_USER}: the embedded Postgres refuses to run as root",
                 file=sys.stderr,

@@ -202,13 +202,9 @@ def _directory_of(url: str) -> Path | None:
         return None
     path = url.removeprefix("embedded://")
     if not is_embedded_url(url) or path == url or not path.startswith("/") or path.strip("/") == "":
-        raise EmbeddedError(
-            f"not an embedded URL: {url!r}; write embedded: or embedded:///absolute/directory"
-        )
+        raise EmbeddedError(f"not an embedded URL: {url!r}; write embedded: or embedded:///absolute/directory")
     if "?" in path or "#" in path:
-        raise EmbeddedError(
-            f"an embedded URL takes no options: {url!r}; write a ? or # in a path as %3F or %23"
-        )
+        raise EmbeddedError(f"an embedded URL takes no options: {url!r}; write a ? or # in a path as %3F or %23")
     return Path(unquote(path))
 
 
@@ -228,9 +224,7 @@ def _home(directory: str | os.PathLike[str] | None, version: int, *, create: boo
         raise EmbeddedError(f"cannot use {home} for the embedded Postgres: {error.strerror}") from error
     # pg_ctl hands the path to a shell between double quotes and escapes nothing.
     if re.search(r'["$`\\\n]', str(home)):
-        raise EmbeddedError(
-            f'PostgreSQL cannot live in {str(home)!r}: choose a path without " $ ` \\ or newline'
-        )
+        raise EmbeddedError(f'PostgreSQL cannot live in {str(home)!r}: choose a path without " $ ` \\ or newline')
     return home
 
 
@@ -289,9 +283,7 @@ def _initialise(server: EmbeddedServer, host: Host) -> None:
     if found is not None:
         return
     if server.data.exists():
-        raise EmbeddedError(
-            f"{server.data} exists but is no PostgreSQL cluster: remove it or name another directory"
-        )
+        raise EmbeddedError(f"{server.data} exists but is no PostgreSQL cluster: remove it or name another directory")
     draft = server.data.with_name("data.new")
     _fresh(draft, host)
     # Not synced to disk: until the rename below nothing is promised, and the server itself runs with fsync.
@@ -337,9 +329,7 @@ def _ensure_running(server: EmbeddedServer, host: Host) -> None:
         tail = read_log(log)
         # Sessions of a killed server hold its memory until they notice: a matter of milliseconds.
         if "pre-existing shared memory block" not in tail or time.monotonic() > deadline:
-            raise EmbeddedError(
-                f"cannot start the server of {server.directory}:\n{output.strip()[-500:]}\n{tail}"
-            )
+            raise EmbeddedError(f"cannot start the server of {server.directory}:\n{output.strip()[-500:]}\n{tail}")
         time.sleep(0.1)
 
 

@@ -99,9 +99,7 @@ class _Described(BaseException):
     hint: str | None = None
     default_hint: ClassVar[str | None] = None
 
-    def __init__(
-        self, message: str | None = None, *, hint: str | None = None, sqlstate: str | None = None
-    ) -> None:
+    def __init__(self, message: str | None = None, *, hint: str | None = None, sqlstate: str | None = None) -> None:
         text = message or (inspect.getdoc(type(self)) or type(self).__name__).partition("\n")[0]
         hint = hint or self.default_hint
         if hint and hint not in text and _HINT not in text:
@@ -127,9 +125,7 @@ class SchemaError(AbsurdError):
 class SchemaMissing(SchemaError):
     """The `absurd` schema, or a part of it, is not installed in this database."""
 
-    default_hint = (
-        "install or repair it with `absurdctl init` (and check that the URL names the right database)"
-    )
+    default_hint = "install or repair it with `absurdctl init` (and check that the URL names the right database)"
 
 
 class SchemaOutdated(SchemaError):
@@ -344,8 +340,6 @@ def from_sqlstate(exc: ServerError) -> BaseException:
         return ConnectionLost(str(exc).strip() or None) if lost else cast(BaseException, exc)
     message = exc.diag.message_primary or str(exc)
     for rule in RULES:
-        if code.startswith(rule.sqlstate) and (
-            rule.pattern is None or re.search(rule.pattern, message, re.I)
-        ):
+        if code.startswith(rule.sqlstate) and (rule.pattern is None or re.search(rule.pattern, message, re.I)):
             return rule.error(message, hint=exc.diag.message_hint, sqlstate=code)
     return cast(BaseException, exc)

@@ -34,9 +34,7 @@ _RELATION = re.compile(
     r"\b(?:into|references|(?:table|view)(?:\s+if\s+not\s+exists)?|index\b[^;]*\son(?:\s+only)?)\s+$",
     re.IGNORECASE,
 )
-_SUBJECT = re.compile(
-    r"(?<!execute)\s(?:function|procedure|routine|aggregate)\s+(?:if\s+exists\s+)?$", re.IGNORECASE
-)
+_SUBJECT = re.compile(r"(?<!execute)\s(?:function|procedure|routine|aggregate)\s+(?:if\s+exists\s+)?$", re.IGNORECASE)
 
 
 def problems(root: Path) -> list[str]:
@@ -141,9 +139,7 @@ def differences(root: Path, wanted: dict[Path, str]) -> list[str]:
             found.append(f"missing: {name}")
         elif path.read_text(encoding="utf-8") != text:
             found.append(f"drifted: {name}")
-    return found + [
-        f"superfluous: {path.relative_to(root).as_posix()}" for path in _superfluous(root, wanted)
-    ]
+    return found + [f"superfluous: {path.relative_to(root).as_posix()}" for path in _superfluous(root, wanted)]
 
 
 def _superfluous(root: Path, wanted: dict[Path, str]) -> list[Path]:

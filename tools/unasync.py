@@ -107,10 +107,7 @@ def convert(source: str, used: set[str] | None = None) -> str:
     for i, token in enumerate(tokens):
         if token.type == tokenize.NAME:
             _convert_name(tokens, i, edits, used)
-        elif (
-            token.type in (tokenize.STRING, tokenize.COMMENT)
-            or tokenize.tok_name[token.type] == "FSTRING_MIDDLE"
-        ):
+        elif token.type in (tokenize.STRING, tokenize.COMMENT) or tokenize.tok_name[token.type] == "FSTRING_MIDDLE":
             edits.replace(token, _convert_text(token.string, used))
     _drop_marked(tokens, edits, used)
     result = edits.apply()
@@ -147,9 +144,7 @@ def _convert_name(tokens: list[Token], i: int, edits: _Edits, used: set[str]) ->
     elif token.string in NAMES:
         used.add(token.string)
         edits.replace(token, NAMES[token.string])
-        if (
-            token.string == "AsyncGenerator" and following.string == "["
-        ):  # the sync one also names what it returns
+        if token.string == "AsyncGenerator" and following.string == "[":  # the sync one also names what it returns
             edits.replace(tokens[_closing(tokens, i + 1)], ", None]")
 
 

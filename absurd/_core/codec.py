@@ -73,9 +73,7 @@ def encode(value: Any, *, what: str = "value") -> str:
     try:
         raw = _written(value, what)
     except RecursionError:  # the caller's own stack was deep already
-        raise NotSerializable(
-            f"The {what} cannot be stored: it is nested too deeply for the call stack."
-        ) from None
+        raise NotSerializable(f"The {what} cannot be stored: it is nested too deeply for the call stack.") from None
     if len(raw) > WARN_BYTES:
         _check_size(len(raw), what)
     return raw.decode()
@@ -200,9 +198,7 @@ def _convert(value: Any, path: _Path, depth: int, what: str) -> Any:
     if items is None and not isinstance(value, (list, tuple, set, frozenset)):
         return _as_text(value, path, what)
     if depth <= 0:
-        raise _refused(
-            path, what, f"is nested deeper than {MAX_DEPTH} levels", "flatten it, or look for a cycle"
-        )
+        raise _refused(path, what, f"is nested deeper than {MAX_DEPTH} levels", "flatten it, or look for a cycle")
     if items is not None:
         return _object(items, path, depth - 1, what)
     elements = [_convert(item, (path, i), depth - 1, what) for i, item in enumerate(value)]
@@ -223,9 +219,7 @@ def _scalar(value: str | int | float | None, path: _Path, what: str) -> Any:
         return float(value)
     if isinstance(value, int) and not isinstance(value, bool):
         if not -_INT_BOUND < value < _INT_BOUND:
-            raise _refused(
-                path, what, f"is an integer of more than {MAX_DIGITS} digits", "store it as a text"
-            )
+            raise _refused(path, what, f"is an integer of more than {MAX_DIGITS} digits", "store it as a text")
         return int(value)
     return value
 
@@ -246,9 +240,7 @@ def _object(items: Iterable[tuple[Any, Any]], path: _Path, depth: int, what: str
     for key, item in items:
         name = _key(key, path, what)
         if name in out:
-            raise _refused(
-                path, what, f"has two keys that both become {json.dumps(name)}", "rename one of them"
-            )
+            raise _refused(path, what, f"has two keys that both become {json.dumps(name)}", "rename one of them")
         out[name] = _convert(item, (path, name), depth, what)
     return out
 
@@ -276,9 +268,7 @@ def _as_text(value: Any, path: _Path, what: str) -> str:
         if not value.is_finite():
             raise _refused(path, what, f"is {value}", "use None or a text for it")
         return str(value)
-    raise _refused(
-        path, what, f"is of type {_type_name(value)}, which JSON cannot represent", _fix_for(value)
-    )
+    raise _refused(path, what, f"is of type {_type_name(value)}, which JSON cannot represent", _fix_for(value))
 
 
 def _fix_for(value: Any) -> str:
@@ -304,9 +294,7 @@ def _dump_model(value: Any, path: _Path, what: str) -> Any:
         python = serializer.to_python(value, by_alias=True, round_trip=True)
         # by_alias, because validation expects aliases; round_trip leaves computed fields out
         dumped = serializer.to_python(value, mode="json", by_alias=True, round_trip=True)
-    except (
-        ValueError
-    ) as exc:  # pydantic's own error for an unknown type or a cycle, or one of its user's hooks
+    except ValueError as exc:  # pydantic's own error for an unknown type or a cycle, or one of its user's hooks
         problem = f"is a {_type_name(value)} that pydantic cannot turn into JSON ({sanitize(str(exc))})"
         raise _refused(path, what, problem, "give the field a serialisable type") from exc
     _refuse_lost_numbers(python, dumped, path, what)

@@ -211,9 +211,7 @@ def _microseconds(moment: datetime.datetime | Infinity) -> int:
     try:
         delta = moment - _EPOCH
     except TypeError:
-        raise ValueError(
-            f"{moment!r} has no time zone; use an aware datetime, as datetime.now(UTC)."
-        ) from None
+        raise ValueError(f"{moment!r} has no time zone; use an aware datetime, as datetime.now(UTC).") from None
     return delta // _MICROSECOND
 
 

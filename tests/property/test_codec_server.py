@@ -27,16 +27,12 @@ against_server = settings(
 STORABLE = st.characters(blacklist_characters="\0", blacklist_categories=["Cs"])
 TEXTS = st.text(STORABLE, max_size=12)
 # few letters of one to four bytes, and what numbers look like: keys collide, and sort by bytes or by length
-KEYS = st.one_of(
-    st.text("aé€😀", max_size=3), st.sampled_from(["1", "1e5", "-0", '":-0', "\\", "\\u0000"]), TEXTS
-)
+KEYS = st.one_of(st.text("aé€😀", max_size=3), st.sampled_from(["1", "1e5", "-0", '":-0', "\\", "\\u0000"]), TEXTS)
 BITS = st.integers(0, 2**64 - 1).map(lambda bits: struct.unpack("d", bits.to_bytes(8, "little"))[0])
 FLOATS = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),
     BITS.filter(math.isfinite),
-    st.sampled_from(
-        [-0.0, 5e-324, -2.2e-308, 1e15, 1e16, 1e17, -1e22, 1.7976931348623157e308, 123456789012345680.0]
-    ),
+    st.sampled_from([-0.0, 5e-324, -2.2e-308, 1e15, 1e16, 1e17, -1e22, 1.7976931348623157e308, 123456789012345680.0]),
 )
 INTS = st.one_of(
     st.integers(),
@@ -113,9 +109,7 @@ def test_of_equal_keys_the_last_one_wins(conn: Conn, pairs: list[tuple[str, Any]
 
 @against_server
 @given(value=st.dictionaries(st.integers(-3, 3) | KEYS | st.integers(-3, 3).map(str), SCALARS, max_size=4))
-def test_keys_that_only_look_alike_are_kept_or_refused_but_never_lost(
-    conn: Conn, value: dict[Any, Any]
-) -> None:
+def test_keys_that_only_look_alike_are_kept_or_refused_but_never_lost(conn: Conn, value: dict[Any, Any]) -> None:
     names = [str(key) for key in value]
     if len(set(names)) < len(names):
         with pytest.raises(NotSerializable, match="two keys that both become"):

@@ -34,17 +34,13 @@ from absurd._db.packing import (
 Conn = psycopg.Connection[Any]
 
 # only values are printed, so sharing the connection between examples is safe
-against_server = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+against_server = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 TEXTS = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=20)
 JSONS = st.recursive(st.none() | st.integers(-9, 9) | TEXTS, lambda inner: st.lists(inner, max_size=3))
 # one NaN: its text has no room for the others
 FLOATS = st.floats(allow_nan=False) | st.just(math.nan)
-ZONES = st.sampled_from(
-    [dt.UTC, dt.timezone(dt.timedelta(hours=5, minutes=45)), dt.timezone(-dt.timedelta(hours=9))]
-)
+ZONES = st.sampled_from([dt.UTC, dt.timezone(dt.timedelta(hours=5, minutes=45)), dt.timezone(-dt.timedelta(hours=9))])
 MOMENTS = st.datetimes(dt.datetime(1, 1, 3), dt.datetime(9999, 12, 29), timezones=ZONES)
 
 # name, elements, packer, type of the array, how psycopg's own adaptation takes one element
@@ -70,9 +66,7 @@ def packed(conn: Conn) -> Conn:
 @pytest.mark.parametrize("kind", KINDS)
 @against_server
 @given(data=st.data())
-def test_a_packed_array_is_what_the_list_adaptation_sends(
-    packed: Conn, kind: str, data: st.DataObject
-) -> None:
+def test_a_packed_array_is_what_the_list_adaptation_sends(packed: Conn, kind: str, data: st.DataObject) -> None:
     elements, pack, array_type, adapt = KINDS[kind]
     items = data.draw(st.lists(st.none() | elements, max_size=8))
     listed = [None if item is None else adapt(item) for item in items]
@@ -88,9 +82,7 @@ def test_a_packed_array_is_what_the_list_adaptation_sends(
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"jsonb"}))
 @against_server
 @given(data=st.data())
-def test_a_packed_array_comes_back_as_the_elements_packed(
-    packed: Conn, kind: str, data: st.DataObject
-) -> None:
+def test_a_packed_array_comes_back_as_the_elements_packed(packed: Conn, kind: str, data: st.DataObject) -> None:
     elements, pack, _, _ = KINDS[kind]
     items = data.draw(st.lists(st.none() | elements, max_size=8))
     (seen,) = packed.execute("select %s", [pack(items)], binary=True).fetchone() or ((),)
@@ -101,9 +93,7 @@ def test_a_packed_array_comes_back_as_the_elements_packed(
 
 
 @pytest.mark.parametrize("nulls", [[], [None], [None, None]])
-def test_a_packed_array_is_byte_for_byte_what_the_driver_sends_in_binary(
-    packed: Conn, nulls: list[None]
-) -> None:
+def test_a_packed_array_is_byte_for_byte_what_the_driver_sends_in_binary(packed: Conn, nulls: list[None]) -> None:
     items = [uuid.UUID(int=7), *nulls]
     sent = psycopg.adapt.Transformer(packed).dump_sequence([items], [psycopg.adapt.PyFormat.BINARY])
     assert bytes(UuidArray.pack(items)) == bytes(sent[0] or b"")
@@ -129,16 +119,12 @@ def test_infinite_timestamps_and_the_ends_of_the_calendar_arrive(packed: Conn) -
 
 
 def test_json_null_and_sql_null_stay_two_things(packed: Conn) -> None:
-    rows = packed.execute(
-        "select x is null, x::text from unnest(%s) x", [JsonbArray.pack(["null", None, b'{"a":1}'])]
-    )
+    rows = packed.execute("select x is null, x::text from unnest(%s) x", [JsonbArray.pack(["null", None, b'{"a":1}'])])
     assert rows.fetchall() == [(False, "null"), (True, None), (False, '{"a": 1}')]
 
 
 def test_without_a_cast_the_server_picks_the_function_by_the_array_type(packed: Conn) -> None:
-    row = packed.execute(
-        "select array_to_string(%s, ',') || ':' || cardinality(%s)", [TextArray.pack(["a", "b"])] * 2
-    )
+    row = packed.execute("select array_to_string(%s, ',') || ':' || cardinality(%s)", [TextArray.pack(["a", "b"])] * 2)
     assert row.fetchone() == ("a,b:2",)
 
 

@@ -28,9 +28,7 @@ CLOCK = "create function absurd.now_() returns timestamptz language sql as $$ se
 
 
 def define(name: str, body: str = "") -> str:
-    return (
-        f"create or replace function absurd.{name}(p int)\nreturns void language plpgsql as $$\n{body}\n$$;\n"
-    )
+    return f"create or replace function absurd.{name}(p int)\nreturns void language plpgsql as $$\n{body}\n$$;\n"
 
 
 @pytest.fixture
@@ -85,9 +83,7 @@ def test_the_check_names_every_file_that_is_missing_drifted_or_has_no_source(
 
 
 @pytest.mark.parametrize("folder", ["src", "migrations"])
-def test_a_psql_command_is_refused_with_its_line(
-    tree: Path, folder: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_psql_command_is_refused_with_its_line(tree: Path, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tree / "sql" / folder / "0009_x.sql").write_text("select 1;\n  \\set x 1\n")
     assert build_sql.main([], tree) == 1
     assert f"sql/{folder}/0009_x.sql:2: \\set is psql's" in capsys.readouterr().err
@@ -108,9 +104,7 @@ def test_a_psql_command_is_refused_with_its_line(
         'select "a--b", absurd.upper(1);',
     ],
 )
-def test_a_call_of_a_function_defined_further_down_is_reported_with_file_and_line(
-    tree: Path, call: str
-) -> None:
+def test_a_call_of_a_function_defined_further_down_is_reported_with_file_and_line(tree: Path, call: str) -> None:
     assert violations(tree, define("lower", f"-- first\n{call}")) == [
         "sql/src/20_new.sql:4: calls absurd.upper() of the higher 30_queues.sql; move one of the two"
     ]
@@ -149,9 +143,7 @@ def test_a_function_replaced_further_down_counts_where_it_is_first_defined(tree:
 
 
 def test_a_column_default_of_a_migration_may_call_any_function(tree: Path) -> None:
-    (tree / "sql/migrations/0002_x.sql").write_text(
-        "alter table absurd.t alter at set default absurd.now_();\n"
-    )
+    (tree / "sql/migrations/0002_x.sql").write_text("alter table absurd.t alter at set default absurd.now_();\n")
     assert build_sql.problems(tree) == []
 
 

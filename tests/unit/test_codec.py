@@ -117,9 +117,7 @@ def test_what_people_return_by_habit_becomes_json(value: Any, text: str) -> None
 
 
 def test_a_model_is_stored_so_that_it_validates_as_the_same_model() -> None:
-    order = Order(
-        orderId=uuid.UUID(ID), total=Decimal("1.10"), lines=[Parcel("s", dt.date(2026, 1, 2), Point(1, 2))]
-    )
+    order = Order(orderId=uuid.UUID(ID), total=Decimal("1.10"), lines=[Parcel("s", dt.date(2026, 1, 2), Point(1, 2))])
     stored = roundtrip(encode({"order": order}))
     assert "double" not in stored["order"]
     assert Order.model_validate(stored["order"]) == order
@@ -284,9 +282,7 @@ class Hostile(Exception):
         raise SystemExit(3)
 
 
-@pytest.mark.parametrize(
-    "error", [Hostile(), ValueError("x\0\ud800" * 100_000), BaseException("b"), SystemExit(2)]
-)
+@pytest.mark.parametrize("error", [Hostile(), ValueError("x\0\ud800" * 100_000), BaseException("b"), SystemExit(2)])
 def test_a_failure_is_recorded_whatever_the_exception_does(error: BaseException) -> None:
     payload = error_payload(error)
     assert payload["name"] == type(error).__name__

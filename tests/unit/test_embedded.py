@@ -225,9 +225,7 @@ def test_embedded_urls_are_recognised(url: str) -> None:
     assert embedded.is_embedded_url(url)
 
 
-@pytest.mark.parametrize(
-    "url", ["postgresql://localhost/absurd", "", "/srv/pg", "host=/tmp dbname=embedded:"]
-)
+@pytest.mark.parametrize("url", ["postgresql://localhost/absurd", "", "/srv/pg", "host=/tmp dbname=embedded:"])
 def test_other_urls_are_not(url: str) -> None:
     assert not embedded.is_embedded_url(url)
 
@@ -277,9 +275,7 @@ def test_a_directory_keeps_its_version(session_folder: Path) -> None:
 
 
 def test_a_server_that_cannot_start_shows_the_end_of_its_log(session_folder: Path) -> None:
-    with pytest.raises(
-        embedded.EmbeddedError, match='unrecognized configuration parameter "no_such_setting"'
-    ):
+    with pytest.raises(embedded.EmbeddedError, match='unrecognized configuration parameter "no_such_setting"'):
         embedded.start(session_folder / "pg", settings={"no_such_setting": "1"})
 
 

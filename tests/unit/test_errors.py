@@ -152,8 +152,7 @@ def test_every_rule_of_the_table_is_the_first_match_of_some_message() -> None:
         return next(
             rule
             for rule in errors.RULES
-            if code.startswith(rule.sqlstate)
-            and (rule.pattern is None or re.search(rule.pattern, message, re.I))
+            if code.startswith(rule.sqlstate) and (rule.pattern is None or re.search(rule.pattern, message, re.I))
         )
 
     assert {first(code, message) for code, message, _ in MESSAGES} == set(errors.RULES)

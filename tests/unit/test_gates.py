@@ -28,9 +28,7 @@ def test_a_gated_call_is_seen_waiting_and_goes_on_when_the_lock_is_released(
     assert second.result() == 0
 
 
-def test_a_call_that_does_not_wait_fails_the_gate_with_what_it_returned(
-    empty_database_url: str, gate: Gate
-) -> None:
+def test_a_call_that_does_not_wait_fails_the_gate_with_what_it_returned(empty_database_url: str, gate: Gate) -> None:
     running = gate(lambda c: c.execute("select 42").fetchone(), url=empty_database_url)
 
     with pytest.raises(pytest.fail.Exception, match=r"but it returned \(42,\)"):
@@ -44,9 +42,7 @@ def test_an_error_of_the_call_is_raised_by_its_result(empty_database_url: str, g
         running.result()
 
 
-def test_an_abandoned_call_is_ended_with_the_test(
-    empty_database_url: str, connect: Connect, gate: Gate
-) -> None:
+def test_an_abandoned_call_is_ended_with_the_test(empty_database_url: str, connect: Connect, gate: Gate) -> None:
     first = connect(empty_database_url, autocommit=False)
     first.execute("select pg_advisory_xact_lock(1)")
 

@@ -198,9 +198,7 @@ def test_without_any_source_there_is_nothing_to_do(tmp_path: Path) -> None:
     assert unasync.main(["--check"], tmp_path) == 0
 
 
-def test_a_source_that_cannot_be_converted_names_its_file(
-    tree: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_source_that_cannot_be_converted_names_its_file(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tree / "absurd/_async/bad.py").write_text("x: AsyncThing\n")
     assert unasync.main([], tree) == 1
     assert "absurd/_async/bad.py: 'AsyncThing' has no rule" in capsys.readouterr().err
