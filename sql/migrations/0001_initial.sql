@@ -173,3 +173,18 @@ create unlogged table absurd.idle (
   primary key (queue_id, channel)
 );
 comment on table absurd.idle is 'Sleeping workers and the channel that wakes each; may be empty after a crash';
+
+create unlogged table absurd.watchers (
+  queue_id   integer not null,
+  task_id    uuid not null,
+  channel    text not null,
+  watched_at timestamptz not null default clock_timestamp(),
+  primary key (queue_id, task_id, channel)
+);
+comment on table absurd.watchers is 'Clients that want to be told when a task ends; a hint, may be empty after a crash';
+
+create table absurd.housekeeping (
+  queue_id integer primary key,
+  done_at  timestamptz not null
+);
+comment on table absurd.housekeeping is 'When a worker last cleaned up after a queue, so that one does it at a time';

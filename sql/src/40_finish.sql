@@ -101,6 +101,26 @@ create or replace function absurd.task_outcome(p_task_state "char", p_result jso
            when 'f' then jsonb_build_object('state', 'failed', 'failure', coalesce(p_failure, 'null'))
            else jsonb_build_object('state', 'cancelled') end;
 
+-- Purpose: tell the clients that watch these tasks (watch_task). Locks: watcher rows.
+create or replace function absurd.tell_watchers(p_queue_id integer, p_task_ids uuid[])
+  returns void language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_gone record;
+begin
+  for v_gone in
+    with ended as materialized (select p_queue_id as queue_id, u.id as task_id from unnest(p_task_ids) u(id))
+    delete from absurd.watchers w using ended e where w.queue_id = e.queue_id and w.task_id = e.task_id
+    returning w.channel, w.task_id
+  loop
+    perform pg_notify(v_gone.channel, v_gone.task_id::text);
+  end loop;
+end
+$$;
+
 -- Purpose: end tasks whose live rows (and waiters' rows) the caller holds.
 -- Transitions: any -> gone from live; an attempts row with task_state. A cancelled run loses its claim fields.
 create or replace function absurd.finish_tasks(
@@ -138,6 +158,7 @@ begin
   end if;
   if v_awaited is not null then
     perform absurd.wake_waiters(p_queue_id, v_awaited, p_now);
+    perform absurd.tell_watchers(p_queue_id, v_awaited);
   end if;
 end
 $$;

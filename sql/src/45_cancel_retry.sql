@@ -133,3 +133,22 @@ begin
      where t.queue_id = v_queue_id and t.task_id = p_task_id;
 end
 $$;
+
+-- Purpose: ask to be notified on a channel (payload: the task id) when a task ends; the caller LISTENs first. Returns the
+-- task's state now, null when unknown; nothing is registered when it has ended. Locks: its live row.
+create or replace function absurd.watch_task(p_queue_name text, p_task_id uuid, p_channel text)
+  returns text language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_queue_id integer := absurd.queue_id_of(p_queue_name);
+  v_state "char";
+begin
+  update absurd.live l set awaited = true where l.queue_id = v_queue_id and l.task_id = p_task_id returning l.state into v_state;
+  if found then
+    insert into absurd.watchers (queue_id, task_id, channel) values (v_queue_id, p_task_id, p_channel) on conflict do nothing;
+    return absurd.state_name(v_state);
+  end if;
+  return (select r.state from absurd.get_task_result(p_queue_name, p_task_id) r);
+end
+$$;

@@ -132,6 +132,20 @@ begin
 end
 $$;
 
+-- Purpose: of these queues, those whose last housekeeping is p_every seconds ago or more; the caller has taken them over.
+create or replace function absurd.take_housekeeping(p_queue_ids integer[], p_every double precision)
+  returns integer[] language sql security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+  with taken as (
+    insert into absurd.housekeeping as h (queue_id, done_at)
+    select u, clock_timestamp() from unnest(p_queue_ids) u order by u
+        on conflict (queue_id) do update set done_at = excluded.done_at
+     where h.done_at <= clock_timestamp() - make_interval(secs => p_every)
+    returning h.queue_id)
+  select coalesce(array_agg(t.queue_id), '{}') from taken t
+$$;
+
 -- Purpose: the workers' own retention: as cleanup_all_queues for some queues, but an event that no task has received yet
 -- stays however old it is.
 create or replace function absurd.housekeep(p_queue_ids integer[])
@@ -154,6 +168,7 @@ begin
     return next;
   end loop;
   perform absurd.purge_dropped_queues(1000);
+  delete from absurd.watchers w where w.watched_at < clock_timestamp() - interval '1 day';
 end
 $$;
 
@@ -227,6 +242,7 @@ begin
     if v_rows = 0 and v_dropped.dropped_at < clock_timestamp() - interval '10 minutes' then
       delete from absurd.idempotency_keys k where k.queue_id = v_dropped.queue_id;
       delete from absurd.idle i where i.queue_id = v_dropped.queue_id;
+      delete from absurd.housekeeping h where h.queue_id = v_dropped.queue_id;
       delete from absurd.dropped_queues d where d.queue_id = v_dropped.queue_id;
     end if;
   end loop;

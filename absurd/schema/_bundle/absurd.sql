@@ -352,8 +352,23 @@ create unlogged table absurd.idle (
   primary key (queue_id, channel)
 );
 comment on table absurd.idle is 'Sleeping workers and the channel that wakes each; may be empty after a crash';
+
+create unlogged table absurd.watchers (
+  queue_id   integer not null,
+  task_id    uuid not null,
+  channel    text not null,
+  watched_at timestamptz not null default clock_timestamp(),
+  primary key (queue_id, task_id, channel)
+);
+comment on table absurd.watchers is 'Clients that want to be told when a task ends; a hint, may be empty after a crash';
+
+create table absurd.housekeeping (
+  queue_id integer primary key,
+  done_at  timestamptz not null
+);
+comment on table absurd.housekeeping is 'When a worker last cleaned up after a queue, so that one does it at a time';
 $migration$;
-    insert into absurd.migrations (number, name, checksum) values (1, '0001_initial', '13ebf77bf1411fe8ba0c1ec327f30b66f8849b76026c210ca6760d12b842f68b');
+    insert into absurd.migrations (number, name, checksum) values (1, '0001_initial', '60501158895520b8e4d6a77f4d34f6dc1fd7ad80cd8598101ede264ddab925dd');
   end if;
 end
 $install$;
@@ -773,6 +788,26 @@ create or replace function absurd.task_outcome(p_task_state "char", p_result jso
            when 'f' then jsonb_build_object('state', 'failed', 'failure', coalesce(p_failure, 'null'))
            else jsonb_build_object('state', 'cancelled') end;
 
+-- Purpose: tell the clients that watch these tasks (watch_task). Locks: watcher rows.
+create or replace function absurd.tell_watchers(p_queue_id integer, p_task_ids uuid[])
+  returns void language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_gone record;
+begin
+  for v_gone in
+    with ended as materialized (select p_queue_id as queue_id, u.id as task_id from unnest(p_task_ids) u(id))
+    delete from absurd.watchers w using ended e where w.queue_id = e.queue_id and w.task_id = e.task_id
+    returning w.channel, w.task_id
+  loop
+    perform pg_notify(v_gone.channel, v_gone.task_id::text);
+  end loop;
+end
+$$;
+
 -- Purpose: end tasks whose live rows (and waiters' rows) the caller holds.
 -- Transitions: any -> gone from live; an attempts row with task_state. A cancelled run loses its claim fields.
 create or replace function absurd.finish_tasks(
@@ -810,6 +845,7 @@ begin
   end if;
   if v_awaited is not null then
     perform absurd.wake_waiters(p_queue_id, v_awaited, p_now);
+    perform absurd.tell_watchers(p_queue_id, v_awaited);
   end if;
 end
 $$;
@@ -1653,6 +1689,25 @@ begin
 end
 $$;
 
+-- Purpose: ask to be notified on a channel (payload: the task id) when a task ends; the caller LISTENs first. Returns the
+-- task's state now, null when unknown; nothing is registered when it has ended. Locks: its live row.
+create or replace function absurd.watch_task(p_queue_name text, p_task_id uuid, p_channel text)
+  returns text language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_queue_id integer := absurd.queue_id_of(p_queue_name);
+  v_state "char";
+begin
+  update absurd.live l set awaited = true where l.queue_id = v_queue_id and l.task_id = p_task_id returning l.state into v_state;
+  if found then
+    insert into absurd.watchers (queue_id, task_id, channel) values (v_queue_id, p_task_id, p_channel) on conflict do nothing;
+    return absurd.state_name(v_state);
+  end if;
+  return (select r.state from absurd.get_task_result(p_queue_name, p_task_id) r);
+end
+$$;
+
 -- file: 46_lease.sql
 
 -- Leases: a heartbeat writes lease_until only (HOT); due_at, which is indexed, follows lazily when it comes up.
@@ -2414,6 +2469,75 @@ begin
 end
 $$;
 
+-- file: 80_views.sql
+
+-- The read model: what the command line, the web pages and metrics ask. Thin: each row is one index probe away from its
+-- primary key, so a reader that walks a key in order and stops early (keyset paging) never pays for the rest.
+-- A caller names queue_id, or walks the queues and asks for each. Moments that never come are null, not infinity: not
+-- every client can read that. Letters beside the words (live_state, ended_state) let a filter become a join condition.
+
+-- Purpose: one row a task, unfinished or ended, with all that is known of it but its checkpoints.
+create or replace view absurd.all_tasks as
+select t.queue_id, t.task_id, t.task_name, absurd.state_name(coalesce(l.state, e.task_state)) as state,
+       l.state as live_state, e.task_state as ended_state,
+       absurd.run_id_of(t.task_id, coalesce(l.attempt, e.attempt)) as run_id,
+       coalesce(l.attempt, e.attempt) as attempt, t.max_attempts, t.priority, t.idempotency_key, t.enqueue_at,
+       coalesce(l.first_started_at, e.first_started_at) as first_started_at,
+       case when l.task_id is not null then l.started_at else e.started_at end as started_at,
+       case when isfinite(l.due_at) then l.due_at end as due_at,
+       l.lease_until, case when isfinite(l.cancel_at) then l.cancel_at end as cancel_at,
+       coalesce(l.claimed_by, e.claimed_by) as claimed_by, l.wake_event, l.wake_step, e.finished_at,
+       t.params, t.headers, t.retry_strategy, t.cancellation, e.result, e.failure
+  from absurd.tasks t
+  left join absurd.live l on l.queue_id = t.queue_id and l.task_id = t.task_id
+  left join absurd.attempts e on e.queue_id = t.queue_id and e.task_id = t.task_id and e.task_state is not null;
+
+-- Purpose: one row a run: the ended ones and the current one. started_at is the last claim; a run that slept and was
+-- resumed has been claimed more than once.
+create or replace view absurd.all_runs as
+select a.queue_id, a.task_id, absurd.run_id_of(a.task_id, a.attempt) as run_id, a.attempt, absurd.state_name(a.state) as state,
+       a.claim_no as claims, a.created_at, a.started_at, a.finished_at, a.claimed_by, a.wake_event, a.wake_step, a.result, a.failure
+  from absurd.attempts a
+union all
+select l.queue_id, l.task_id, absurd.run_id_of(l.task_id, l.attempt), l.attempt, absurd.state_name(l.state),
+       l.claim_no, l.created_at, l.started_at, null, l.claimed_by, l.wake_event, l.wake_step, null, null
+  from absurd.live l;
+
+-- Purpose: one row a name that was emitted, or that somebody waits for. waiters counts who waits now.
+create or replace view absurd.all_events as
+select e.queue_id, e.event_name, case when e.emitted_at is null then 'pending' else 'emitted' end as state,
+       e.payload, e.emitted_at, e.taken_at, w.waiters, w.waiting_since
+  from absurd.events e
+ cross join lateral (select count(*) as waiters, min(x.created_at) as waiting_since from absurd.waits x
+                      where x.queue_id = e.queue_id and x.event_name = e.event_name and x.awaited_task_id is null) w
+ where e.emitted_at is not null or w.waiters > 0;
+
+-- Purpose: who sleeps for what: an event, or another task.
+create or replace view absurd.all_waits as
+select w.queue_id, w.task_id, absurd.run_id_of(w.task_id, w.attempt) as run_id, w.step_name,
+       case when w.awaited_task_id is null then w.event_name end as event_name, w.awaited_queue_id, w.awaited_task_id,
+       case when isfinite(w.timeout_at) then w.timeout_at end as timeout_at, w.created_at
+  from absurd.waits w;
+
+-- Purpose: how much stands in a queue now, and how much ended in the last day. Reads the unfinished rows of the queue.
+create or replace view absurd.queue_counts as
+select q.queue_id, q.queue_name, l.*, e.*
+  from absurd.queues q
+ cross join lateral (
+   select count(*) filter (where x.state = 'p') as pending,
+          count(*) filter (where x.state = 's') as sleeping,
+          count(*) filter (where x.state = 'r') as running,
+          count(*) filter (where x.state <> 'r' and x.due_at <= absurd.current_time()) as due,
+          min(x.due_at) filter (where x.state <> 'r' and x.due_at <= absurd.current_time()) as oldest_due_at
+     from absurd.live x where x.queue_id = q.queue_id) l
+ cross join lateral (
+   select count(*) filter (where x.task_state = 'c') as completed_last_day,
+          count(*) filter (where x.task_state = 'f') as failed_last_day,
+          count(*) filter (where x.task_state = 'x') as cancelled_last_day
+     from absurd.attempts x
+    where x.queue_id = q.queue_id and x.task_state is not null
+      and x.finished_at > absurd.current_time() - interval '1 day') e;
+
 -- file: 90_cleanup.sql
 
 -- Retention: finished tasks and old events go in bounded batches, by index, skipping what somebody holds.
@@ -2550,6 +2674,20 @@ begin
 end
 $$;
 
+-- Purpose: of these queues, those whose last housekeeping is p_every seconds ago or more; the caller has taken them over.
+create or replace function absurd.take_housekeeping(p_queue_ids integer[], p_every double precision)
+  returns integer[] language sql security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+  with taken as (
+    insert into absurd.housekeeping as h (queue_id, done_at)
+    select u, clock_timestamp() from unnest(p_queue_ids) u order by u
+        on conflict (queue_id) do update set done_at = excluded.done_at
+     where h.done_at <= clock_timestamp() - make_interval(secs => p_every)
+    returning h.queue_id)
+  select coalesce(array_agg(t.queue_id), '{}') from taken t
+$$;
+
 -- Purpose: the workers' own retention: as cleanup_all_queues for some queues, but an event that no task has received yet
 -- stays however old it is.
 create or replace function absurd.housekeep(p_queue_ids integer[])
@@ -2572,6 +2710,7 @@ begin
     return next;
   end loop;
   perform absurd.purge_dropped_queues(1000);
+  delete from absurd.watchers w where w.watched_at < clock_timestamp() - interval '1 day';
 end
 $$;
 
@@ -2645,6 +2784,7 @@ begin
     if v_rows = 0 and v_dropped.dropped_at < clock_timestamp() - interval '10 minutes' then
       delete from absurd.idempotency_keys k where k.queue_id = v_dropped.queue_id;
       delete from absurd.idle i where i.queue_id = v_dropped.queue_id;
+      delete from absurd.housekeeping h where h.queue_id = v_dropped.queue_id;
       delete from absurd.dropped_queues d where d.queue_id = v_dropped.queue_id;
     end if;
   end loop;

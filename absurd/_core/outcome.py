@@ -1,0 +1,47 @@
+"""What a finished handler means for its run: a value, or an exception, becomes one row to write, or none."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from absurd._core import codec
+from absurd.errors import CancelledTask, FailedTask, LeaseLostSignal, NotSerializable, SuspendTask, ValidationFailed, ValueTooLarge
+
+
+class Outcome(NamedTuple):
+    """kind: completed | failed | suspended | lost | cancelled | released. `body` is JSON text for the first two;
+    `final` says that another attempt cannot help."""
+
+    kind: str
+    body: str | None = None
+    final: bool = False
+
+
+class Released(BaseException):
+    """The worker is leaving: the run goes back to the queue, its attempt not burnt."""
+
+
+def completed(value: Any) -> Outcome:
+    """The handler returned; a value that JSON cannot hold is a failure."""
+    try:
+        return Outcome("completed", codec.encode(value, what="result"))
+    except (NotSerializable, ValueTooLarge) as error:
+        return failed(error)
+
+
+def failed(error: BaseException) -> Outcome:
+    """The handler raised. Whatever the text holds, it can be recorded."""
+    return Outcome("failed", codec.encode(codec.error_payload(error), what="failure"), isinstance(error, ValidationFailed))
+
+
+def raised(error: BaseException) -> Outcome:
+    """Sort an exception that left the handler: control flow ends the run quietly, everything else is a failure."""
+    if isinstance(error, SuspendTask):
+        return Outcome("suspended")
+    if isinstance(error, Released):
+        return Outcome("released")
+    if isinstance(error, CancelledTask):
+        return Outcome("cancelled")
+    if isinstance(error, (FailedTask, LeaseLostSignal)):
+        return Outcome("lost")
+    return failed(error)
