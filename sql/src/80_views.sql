@@ -23,7 +23,7 @@ select t.queue_id, t.task_id, t.task_name, absurd.state_name(coalesce(l.state, e
 -- resumed has been claimed more than once.
 create or replace view absurd.all_runs as
 select a.queue_id, a.task_id, absurd.run_id_of(a.task_id, a.attempt) as run_id, a.attempt, absurd.state_name(a.state) as state,
-       a.claim_no as claims, a.created_at, a.started_at, a.finished_at, a.claimed_by, a.wake_event, a.wake_step, a.result, a.failure
+       a.claim_no, a.created_at, a.started_at, a.finished_at, a.claimed_by, a.wake_event, a.wake_step, a.result, a.failure
   from absurd.attempts a
 union all
 select l.queue_id, l.task_id, absurd.run_id_of(l.task_id, l.attempt), l.attempt, absurd.state_name(l.state),

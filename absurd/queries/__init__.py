@@ -1,0 +1,98 @@
+"""The read model's Python face: one place that asks questions, for the command line, web pages and metrics alike.
+
+A question is a value: SQL over the views of `sql/src/80_views.sql`, its parameters, and how its rows become frozen
+dataclasses. Nothing is executed until it is run on a connection::
+
+    page = run(conn, tasks.find(TaskFilter(queue="orders", states=("failed",))))
+    page = run(conn, tasks.find(TaskFilter(queue="orders", states=("failed",), after=page.next)))
+
+Lists are walked by key, never by offset: `page.next` is where the next page starts, None on the last.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import dict_row
+
+from absurd.errors import from_sqlstate
+
+__all__ = ["Page", "Query", "as_json", "pattern", "run", "run_async"]
+
+T = TypeVar("T")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Query(Generic[T]):
+    """One question: `sql` with `%(name)s` parameters, and `decode`, which makes the answer of all its rows."""
+
+    sql: str
+    params: Mapping[str, Any]
+    decode: Callable[[Sequence[Row]], T] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """A part of a list. `next` is the cursor of the part after it, None when there is none."""
+
+    items: tuple[T, ...]
+    next: str | None
+
+
+def run(conn: psycopg.Connection[Any], query: Query[T]) -> T:
+    """Ask on this connection, inside its transaction if it has one.
+
+    Raises the errors of `absurd.errors`: `SchemaMissing` where there is no schema, `QueueNotFound`, `ConnectionLost`.
+    """
+    try:
+        with conn.cursor(row_factory=dict_row) as cur:
+            return query.decode(cur.execute(query.sql.encode(), query.params).fetchall())
+    except psycopg.Error as exc:
+        error = from_sqlstate(exc)
+        if error is exc:
+            raise
+        raise error from exc
+
+
+async def run_async(conn: psycopg.AsyncConnection[Any], query: Query[T]) -> T:
+    """The same on an asynchronous connection."""
+    try:
+        async with conn.cursor(row_factory=dict_row) as cur:
+            await cur.execute(query.sql.encode(), query.params)
+            return query.decode(await cur.fetchall())
+    except psycopg.Error as exc:
+        error = from_sqlstate(exc)
+        if error is exc:
+            raise
+        raise error from exc
+
+
+def as_json(value: Any) -> Any:
+    """An answer as JSON-able data: field names as keys, ids as text, moments as ISO 8601 in UTC."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, UUID):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: as_json(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(item) for item in value]
+    return value
+
+
+def pattern(column: str, value: str | None, parameter: str) -> tuple[str, Row]:
+    """The condition of a name filter: exact, or what starts with it when it ends in `*`; none for None."""
+    if value is None:
+        return "true", {}
+    if value.endswith("*"):
+        return f"{column} ^@ %({parameter})s", {parameter: value[:-1]}
+    return f"{column} = %({parameter})s", {parameter: value}

@@ -1,0 +1,268 @@
+"""Questions about tasks: lists, one task with its history, and why a task is not running."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from absurd.errors import ConfigError
+from absurd.queries import Page, Query, Row, pattern
+
+State = Literal["pending", "running", "sleeping", "completed", "failed", "cancelled"]
+
+#: Every state, in the order of a task's life, and its letter in the tables.
+STATES: dict[State, str] = {
+    "pending": "p",
+    "running": "r",
+    "sleeping": "s",
+    "completed": "c",
+    "failed": "f",
+    "cancelled": "x",
+}
+_LIVE = "prs"
+
+
+@dataclass(frozen=True)
+class TaskFilter:
+    """Which tasks. None, or an empty tuple, means any; `queue=None` walks all queues.
+
+    name   exact, or a prefix that ends in `*`
+    id     of a task, or of one of its runs
+    since  spawned at or after; `until` before; both with a time zone
+    text   found in the params, as JSON text, whatever its case. Reads every task the other filters leave
+    after  `Page.next` of the page before
+    """
+
+    queue: str | None = None
+    name: str | None = None
+    states: tuple[State, ...] = ()
+    id: UUID | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    text: str | None = None
+    limit: int = 50
+    after: str | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task in a list: everything but its payloads. `as_of` is the engine's clock when it was read."""
+
+    queue_name: str
+    task_id: UUID
+    task_name: str
+    state: State
+    run_id: UUID
+    attempt: int
+    max_attempts: int | None
+    priority: int
+    idempotency_key: str | None
+    enqueue_at: datetime
+    first_started_at: datetime | None
+    started_at: datetime | None
+    due_at: datetime | None
+    lease_until: datetime | None
+    cancel_at: datetime | None
+    claimed_by: str | None
+    wake_event: str | None
+    wake_step: str | None
+    finished_at: datetime | None
+    error: str | None
+    as_of: datetime
+
+
+@dataclass(frozen=True)
+class Run:
+    """One attempt. `started_at` is its last claim: a run that slept and was resumed has been claimed before."""
+
+    run_id: UUID
+    attempt: int
+    state: State
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    claimed_by: str | None
+    wake_event: str | None
+    wake_step: str | None
+    result: Any
+    failure: Any
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The kept outcome of a step, a sleep or a wait. `outcome` is `timeout` for a wait that ran out."""
+
+    name: str
+    state: Any
+    status: str
+    outcome: str | None
+    attempt: int
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class Wait:
+    """What a task sleeps for: an event, or the end of another task."""
+
+    step_name: str
+    event_name: str | None
+    awaited_queue: str | None
+    awaited_task_id: UUID | None
+    timeout_at: datetime | None
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class TaskDetail:
+    """One task, read in one statement: the row of the list, its payloads, and its history oldest first."""
+
+    task: Task
+    params: Any
+    headers: Any
+    retry_strategy: Any
+    cancellation: Any
+    result: Any
+    failure: Any
+    runs: tuple[Run, ...]
+    checkpoints: tuple[Checkpoint, ...]
+    waits: tuple[Wait, ...]
+
+
+_COLUMNS = """t.task_id, t.task_name, t.state, t.run_id, t.attempt, t.max_attempts, t.priority, t.idempotency_key,
+       t.enqueue_at, t.first_started_at, t.started_at, t.due_at, t.lease_until, t.cancel_at, t.claimed_by, t.wake_event,
+       t.wake_step, t.finished_at,
+       left(concat_ws(': ', t.failure->>'name', t.failure->>'message'), 200) as error"""
+
+# One walk down the primary key per queue, however many tasks there are; the outer sort sees limit rows a queue.
+_FIND = """
+select q.queue_id, q.queue_name, t.*, absurd.current_time() as as_of
+  from absurd.queues q
+ cross join lateral (
+   select {columns} from absurd.all_tasks t
+    where t.queue_id = q.queue_id and {conditions}
+    order by t.task_id desc limit %(limit)s) t
+ where {queue}
+ order by t.task_id desc, q.queue_id desc limit %(limit)s
+"""
+
+_GET = """
+select q.queue_id, q.queue_name, absurd.current_time() as as_of, {columns},
+       t.params, t.headers, t.retry_strategy, t.cancellation, t.result, t.failure,
+       (select jsonb_agg(to_jsonb(r) order by r.attempt) from absurd.all_runs r
+         where r.queue_id = t.queue_id and r.task_id = t.task_id) as runs,
+       (select jsonb_agg(to_jsonb(c) order by c.updated_at, c.name) from absurd.checkpoints c
+         where c.queue_id = t.queue_id and c.task_id = t.task_id) as checkpoints,
+       (select jsonb_agg(to_jsonb(w) || jsonb_build_object('awaited_queue', x.queue_name) order by w.created_at)
+          from absurd.all_waits w left join absurd.queues x on x.queue_id = w.awaited_queue_id
+         where w.queue_id = t.queue_id and w.task_id = t.task_id) as waits
+  from absurd.queues q
+  join absurd.all_tasks t on t.queue_id = q.queue_id and t.task_id = absurd.task_id_of(%(id)s)
+ where {queue}
+ order by q.queue_name
+"""
+
+
+def find(which: TaskFilter) -> Query[Page[Task]]:
+    """Tasks, newest first. Raises ConfigError for a cursor that is none, or a limit below 1."""
+    if which.limit < 1:
+        raise ConfigError(f"limit must be at least 1, not {which.limit}")
+    name, params = pattern("t.task_name", which.name, "name")
+    conditions = [name, *_states(which.states, params), *_moments(which, params)]
+    if which.id is not None:
+        conditions.append("t.task_id = absurd.task_id_of(%(id)s)")
+        params["id"] = which.id
+    if which.text is not None:
+        conditions.append("strpos(lower(t.params::text), lower(%(text)s)) > 0")
+        params["text"] = which.text
+    if which.after is not None:
+        conditions.append("t.task_id <= %(task)s and (t.task_id < %(task)s or t.queue_id < %(below)s)")
+        params["task"], params["below"] = _cursor(which.after)
+    queue = _queue(which.queue, params)
+    params["limit"] = which.limit + 1
+    sql = _FIND.format(columns=_COLUMNS, conditions=" and ".join(conditions), queue=queue)
+    return Query(sql, params, lambda rows: _page(rows, which.limit))
+
+
+def get(task_or_run_id: UUID, queue: str | None = None) -> Query[TaskDetail | None]:
+    """One task with all its history, by its id or the id of one of its runs; None when no queue holds it."""
+    params: Row = {"id": task_or_run_id}
+    sql = _GET.format(columns=_COLUMNS, queue=_queue(queue, params))
+    return Query(sql, params, lambda rows: _detail(rows[0]) if rows else None)
+
+
+def _queue(name: str | None, params: Row) -> str:
+    if name is None:
+        return "true"
+    params["queue"] = name
+    return "q.queue_name = %(queue)s"
+
+
+def _states(states: tuple[State, ...], params: Row) -> list[str]:
+    letters = [STATES[state] for state in states]
+    live = [letter for letter in letters if letter in _LIVE]
+    ended = [letter for letter in letters if letter not in _LIVE]
+    params.update({"live": live, "ended": ended} if letters else {})
+    either = ['t.live_state = any(%(live)s::"char"[])'] if live else []
+    either += ['t.ended_state = any(%(ended)s::"char"[])'] if ended else []
+    return [f"({' or '.join(either)})"] if either else []
+
+
+def _moments(which: TaskFilter, params: Row) -> list[str]:
+    # A task's id carries its moment, up to a day off when a client minted it: so the walk stays near.
+    conditions = []
+    if which.since is not None:
+        params["since"] = which.since
+        floor = "absurd.uuidv7_floor(greatest(%(since)s::timestamptz - interval '1 day', 'epoch'))"
+        conditions.append(f"t.enqueue_at >= %(since)s and t.task_id >= {floor}")
+    if which.until is not None:
+        params["until"] = which.until
+        ceiling = "absurd.uuidv7_floor(greatest(%(until)s::timestamptz + interval '1 day', 'epoch'))"
+        conditions.append(f"t.enqueue_at < %(until)s and t.task_id < {ceiling}")
+    return conditions
+
+
+def _cursor(text: str) -> tuple[UUID, int]:
+    try:
+        task, _, queue = text.partition(".")
+        return UUID(task), int(queue)
+    except ValueError:
+        raise ConfigError(f"not a cursor of a task list: {text!r}; use `next` of the page before") from None
+
+
+def _page(rows: Sequence[Row], limit: int) -> Page[Task]:
+    last = rows[limit - 1] if len(rows) > limit else None
+    following = f"{last['task_id']}.{last['queue_id']}" if last else None
+    return Page(tuple(_task(row) for row in rows[:limit]), following)
+
+
+def _task(row: Row) -> Task:
+    values = {name: row[name] for name in Task.__dataclass_fields__}
+    values["error"] = values["error"] or None
+    return Task(**values)
+
+
+def _detail(row: Row) -> TaskDetail:
+    payloads = {
+        name: row[name] for name in ("params", "headers", "retry_strategy", "cancellation", "result", "failure")
+    }
+    return TaskDetail(
+        task=_task(row),
+        **payloads,
+        runs=tuple(Run(**_typed(each, Run)) for each in row["runs"] or ()),
+        checkpoints=tuple(Checkpoint(**_typed(each, Checkpoint)) for each in row["checkpoints"] or ()),
+        waits=tuple(Wait(**_typed(each, Wait)) for each in row["waits"] or ()),
+    )
+
+
+def _typed(row: Row, into: type[Run] | type[Checkpoint] | type[Wait]) -> Row:
+    """A row that came as JSON, so that one statement answers all: the fields of the class, ids and moments as such."""
+    values = {name: row[name] for name in into.__dataclass_fields__}
+    for name, value in values.items():
+        if value is not None and name.endswith("_at"):
+            values[name] = datetime.fromisoformat(value)
+        elif value is not None and name.endswith("_id"):
+            values[name] = UUID(value)
+    return values
