@@ -43,24 +43,35 @@ create or replace function absurd.wake(p_queue_name text)
 as $$ select absurd.wake_workers(absurd.queue_id_of(p_queue_name), 1) $$;
 
 -- Purpose: say that the worker listening on a channel found nothing in these queues; rows older than an hour belong
--- to dead workers and go. Locks: idle rows (old ones SKIP LOCKED).
+-- to dead workers and go. A row that a producer's open transaction has taken counts: it comes back, or the worker is told.
+-- Locks: idle rows, SKIP LOCKED (no producer's transaction holds a worker up).
 create or replace function absurd.set_idle(p_queue_ids integer[], p_channel text)
   returns void language plpgsql security definer
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  delete from absurd.idle i
-   using (select d.queue_id, d.channel from absurd.idle d
-           where d.idle_at < clock_timestamp() - interval '1 hour' limit 100 for update skip locked) old
-   where i.queue_id = old.queue_id and i.channel = old.channel;
+  with mine as materialized (
+    select i.queue_id, i.channel from absurd.idle i
+     where i.queue_id = any(p_queue_ids) and i.channel = p_channel for update skip locked)
+  update absurd.idle i set idle_at = clock_timestamp() from mine m where i.queue_id = m.queue_id and i.channel = m.channel;
+  with old as materialized (
+    select i.queue_id, i.channel from absurd.idle i
+     where i.idle_at < clock_timestamp() - interval '1 hour' limit 100 for update skip locked)
+  delete from absurd.idle i using old o where i.queue_id = o.queue_id and i.channel = o.channel;
   insert into absurd.idle (queue_id, channel)
-  select u, p_channel from unnest(p_queue_ids) u order by u
-      on conflict (queue_id, channel) do update set idle_at = clock_timestamp();
+  select u, p_channel from unnest(p_queue_ids) u
+   where not exists (select 1 from absurd.idle i where i.queue_id = u and i.channel = p_channel)
+      on conflict do nothing;
 end
 $$;
 
--- Purpose: the worker on a channel is busy again, or gone.
+-- Purpose: the worker on a channel is busy again, or gone. Locks: idle rows, SKIP LOCKED.
 create or replace function absurd.clear_idle(p_queue_ids integer[], p_channel text)
   returns void language sql security definer
   set search_path = pg_catalog, pg_temp
-as $$ delete from absurd.idle i where i.queue_id = any(p_queue_ids) and i.channel = p_channel $$;
+as $$
+  with mine as materialized (
+    select i.queue_id, i.channel from absurd.idle i
+     where i.queue_id = any(p_queue_ids) and i.channel = p_channel for update skip locked)
+  delete from absurd.idle i using mine m where i.queue_id = m.queue_id and i.channel = m.channel
+$$;

@@ -19,9 +19,9 @@ end;
 
 -- Purpose: lock the rows of the tasks that wait for these, so that their end can be written.
 -- Returns the finishing tasks that must be left for later: one of their waiters is locked by somebody else.
--- The caller holds the live rows of the finishing tasks. Locks: live rows of the waiters, sorted; SKIP LOCKED, or
--- waiting when p_wait (single verbs only: they hold one row, and waits form a forest, so no cycle can close).
-create or replace function absurd.lock_waiters(p_queue_id integer, p_task_ids uuid[], p_wait boolean)
+-- The caller holds the live rows of the finishing tasks. Locks: live rows of the waiters, SKIP LOCKED (what is held here
+-- sorts before and after them, so nobody may wait).
+create or replace function absurd.lock_waiters(p_queue_id integer, p_task_ids uuid[])
   returns uuid[] language plpgsql security definer
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -30,13 +30,6 @@ as $$
 declare
   v_left uuid[];
 begin
-  if p_wait then
-    perform 1
-       from (select w.queue_id, w.task_id from absurd.waits_for_tasks(p_queue_id, p_task_ids) w
-              order by w.queue_id, w.task_id offset 0) w
-      cross join lateral (select 1 from absurd.live l where l.queue_id = w.queue_id and l.task_id = w.task_id for update) l;
-    return null;
-  end if;
   with waiting as materialized (
     select w.awaited_task_id, w.queue_id, w.task_id
       from absurd.waits_for_tasks(p_queue_id, p_task_ids) w
@@ -52,7 +45,8 @@ end
 $$;
 
 -- Purpose: give the outcome of ended tasks to the tasks that sleep for them: checkpoint, wait deleted, task pending.
--- The caller holds all live rows involved. Waits whose timeout has passed are left to the claim.
+-- The caller holds all live rows involved. A wait whose timeout has passed goes without the outcome: the claim writes the
+-- timeout.
 create or replace function absurd.wake_waiters(p_queue_id integer, p_task_ids uuid[], p_now timestamptz)
   returns void language plpgsql security definer
   set search_path = pg_catalog, pg_temp
@@ -79,6 +73,11 @@ begin
       returning l.queue_id, l.task_id, l.attempt, w.step_name, w.task_state, w.result, w.failure),
     gone as (
       delete from absurd.waits w using woken k
+       where w.queue_id = k.queue_id and w.task_id = k.task_id and w.step_name = k.step_name),
+    late as materialized (
+      select w.queue_id, w.task_id, w.step_name from absurd.waits_for_tasks(p_queue_id, p_task_ids) w where w.timeout_at <= p_now),
+    gone_late as (
+      delete from absurd.waits w using late k
        where w.queue_id = k.queue_id and w.task_id = k.task_id and w.step_name = k.step_name),
     kept as (
       insert into absurd.checkpoints as c (queue_id, task_id, name, state, attempt, updated_at)

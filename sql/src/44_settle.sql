@@ -34,7 +34,7 @@ begin
     into task_ids, ok, all_ok, v_awaited
     from held h;
   if p_ends and v_awaited is not null then
-    v_left := absurd.lock_waiters(p_queue_id, v_awaited, false);
+    v_left := absurd.lock_waiters(p_queue_id, v_awaited);
     if v_left is not null then
       select array_agg(u.ok and u.task_id <> all(v_left) order by u.o) into ok
         from unnest(ok, task_ids) with ordinality u(ok, task_id, o);
@@ -56,21 +56,62 @@ as $$
     from unnest(p_run_ids, p_claim_nos, p_ok, p_steps) with ordinality u(run_id, claim_no, ok, step, o)
 $$;
 
--- Purpose: wait for the live row of one run, and for the rows of those who wait for it; the single-row verbs then run the
--- array form, which finds every lock its own. Locks: live row, then waiters' live rows, waiting.
+-- Purpose: wait for the live row of one run and, when it is about to end, for the rows of those who wait for it; the
+-- single-row verbs then run the array form, which finds every lock its own.
+-- Locks: all these live rows in one sorted statement, waiting: whoever waits here holds only rows that sort before.
 create or replace function absurd.hold_run(p_queue_id integer, p_run_id uuid, p_ends boolean)
   returns void language plpgsql security definer
   set search_path = pg_catalog, pg_temp
-  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
+  v_task_id uuid := absurd.task_id_of(p_run_id);
   v_awaited boolean;
+  v_held text[];
 begin
-  select l.awaited into v_awaited
-    from absurd.live l where l.queue_id = p_queue_id and l.task_id = absurd.task_id_of(p_run_id) for update;
-  if v_awaited and p_ends then
-    perform absurd.lock_waiters(p_queue_id, array[absurd.task_id_of(p_run_id)], true);
+  if not p_ends then
+    perform 1 from absurd.live l where l.queue_id = p_queue_id and l.task_id = v_task_id for update;
+    return;
   end if;
+  select l.awaited into v_awaited from absurd.live l where l.queue_id = p_queue_id and l.task_id = v_task_id;
+  if v_awaited is null then
+    return;  -- it has ended, or was never there
+  elsif not v_awaited then
+    select l.awaited into v_awaited
+      from absurd.live l where l.queue_id = p_queue_id and l.task_id = v_task_id for update skip locked;
+    if not v_awaited then
+      return;  -- the usual case
+    elsif v_awaited then  -- somebody began to wait for it between the two statements
+      if absurd.lock_waiters(p_queue_id, array[v_task_id]) is null then
+        return;
+      end if;
+      raise exception 'somebody began to wait for task "%" at the same moment', v_task_id
+        using errcode = '40001', hint = 'Repeat the call.';
+    end if;
+  end if;
+  -- Who waits is known for sure only under the task's own lock. When the first look missed one, give all locks back (with
+  -- the subtransaction) and look again.
+  loop
+    begin
+      with rows as materialized (
+        select p_queue_id as queue_id, v_task_id as task_id
+         union
+        select w.queue_id, w.task_id from absurd.waits_for_tasks(p_queue_id, array[v_task_id]) w
+         order by 1, 2)
+      select array_agg(r.queue_id || ' ' || r.task_id) into v_held
+        from rows r
+       cross join lateral (select 1 from absurd.live l
+                            where l.queue_id = r.queue_id and l.task_id = r.task_id for update) l;
+      if not exists (select 1 from absurd.waits_for_tasks(p_queue_id, array[v_task_id]) w
+                      where w.queue_id || ' ' || w.task_id <> all(coalesce(v_held, '{}'))) then
+        return;
+      end if;
+      raise exception 'a waiter was missed' using errcode = 'AB099';
+    exception when sqlstate 'AB099' then
+      null;
+    end;
+  end loop;
 end
 $$;
 

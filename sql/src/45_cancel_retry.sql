@@ -20,7 +20,7 @@ begin
                           where c.queue_id = p_queue_id and c.task_id = i.id for update skip locked) l)
   select array_agg(h.id), array_agg(h.id) filter (where h.awaited) into v_held, v_awaited from held h;
   if v_awaited is not null then
-    v_left := absurd.lock_waiters(p_queue_id, v_awaited, false);
+    v_left := absurd.lock_waiters(p_queue_id, v_awaited);
     select array_agg(u) into v_held from unnest(v_held) u where u <> all(coalesce(v_left, '{}'));
   end if;
   if v_held is not null then
@@ -62,6 +62,7 @@ create or replace function absurd.retry_task(p_queue_name text, p_task_id uuid, 
   returns table (task_id uuid, run_id uuid, attempt integer, created boolean)
   language plpgsql security definer
   set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 #variable_conflict use_column
 declare

@@ -12,6 +12,7 @@ as $$
 declare
   v_due record;
   v_left uuid[];
+  v_skip uuid[] := '{}';
 begin
   with due as materialized (
     select l.task_id, l.awaited from absurd.live l
@@ -19,17 +20,17 @@ begin
      order by l.cancel_at limit 100 for update skip locked)
   select array_agg(d.task_id) as ids, array_agg(d.task_id) filter (where d.awaited) as awaited into v_due from due d;
   if v_due.ids is not null then
-    v_left := case when v_due.awaited is not null then absurd.lock_waiters(p_queue_id, v_due.awaited, false) end;
+    v_left := case when v_due.awaited is not null then absurd.lock_waiters(p_queue_id, v_due.awaited) end;
     perform absurd.finish_tasks(p_queue_id, p_now,
       (select array_agg(u) from unnest(v_due.ids) u where u <> all(coalesce(v_left, '{}'))), 'x', 'x', null, null);
   end if;
 
-  -- Leases in order of due_at. One that was renewed since only moves forward; so look again until a batch holds one that
-  -- did run out. No more rows are read than may be failed.
+  -- Leases in order of due_at. One that was renewed since only moves forward, and one whose waiter somebody holds is left;
+  -- so look again until a batch holds one that did run out and can end. No more rows are read than may be failed.
   for v_round in 1..100 loop
     with due as materialized (
       select l.queue_id, l.task_id, l.awaited, l.lease_until, l.claimed_by, l.attempt from absurd.live l
-       where l.queue_id = p_queue_id and l.state = 'r' and l.due_at <= p_now
+       where l.queue_id = p_queue_id and l.state = 'r' and l.due_at <= p_now and l.task_id <> all(v_skip)
        order by l.due_at limit greatest(p_qty, 1) for update skip locked),
     renewed as (
       update absurd.live l set due_at = d.lease_until from due d
@@ -43,22 +44,23 @@ begin
            array_agg(d.task_id) filter (where d.awaited and d.lease_until <= p_now) as awaited,
            count(*) as seen
       into v_due from due d;
-    exit when v_due.ids is not null or v_due.seen = 0;
-  end loop;
-  if v_due.ids is not null then
-    v_left := case when v_due.awaited is not null then absurd.lock_waiters(p_queue_id, v_due.awaited, false) end;
+    exit when v_due.seen = 0;
+    continue when v_due.ids is null;
+    v_left := case when v_due.awaited is not null then absurd.lock_waiters(p_queue_id, v_due.awaited) end;
+    v_skip := v_skip || v_left;
     select array_agg(u.id) as ids, array_agg(u.reason) as reasons into v_due
-      from unnest(v_due.ids, v_due.reasons) u(id, reason) where u.id <> all(coalesce(v_left, '{}'));
+      from unnest(v_due.ids, v_due.reasons) u(id, reason) where u.id <> all(v_skip);
     if v_due.ids is not null then
       perform absurd.fail_held(p_queue_id, p_now, v_due.ids, v_due.reasons, null, null);
+      return;
     end if;
-  end if;
+  end loop;
 end
 $$;
 
 -- Purpose: claim up to p_qty due tasks; the one body behind claim_task and claim_tasks.
--- pending or due sleeping -> running, claim_no + 1; a wait whose timeout resumed the task is deleted and its outcome kept
--- as a checkpoint. p_names: only these task names. p_token: marks the rows, so that claimed_again can find them.
+-- pending or due sleeping -> running, claim_no + 1; where a timeout resumed the task (wake_event is still set), its outcome
+-- is kept as a checkpoint and the wait deleted. p_names: only these task names. p_token: marks the rows, so that claimed_again can find them.
 -- Locks: live rows, SKIP LOCKED.
 create or replace function absurd.claim_live(
     p_queue_id integer, p_now timestamptz, p_worker_id text, p_lease double precision, p_qty integer,
@@ -96,6 +98,7 @@ begin
           from absurd.live l
          where l.queue_id = p_queue_id and l.rank = v_rank and l.state in ('p', 's') and l.due_at <= p_now
            and (p_names is null or l.task_name = any(p_names))
+           and (l.cancel_at is null or l.cancel_at > p_now)  -- more may be past it than one call tidies
          order by l.due_at, l.task_id limit v_left for update skip locked),
       claimed as (
         update absurd.live l
@@ -106,14 +109,12 @@ begin
           from picked p
          where l.queue_id = p.queue_id and l.task_id = p.task_id
         returning l.queue_id, l.task_id, l.attempt, l.claim_no, p.wake_event, p.wake_step, p.first_started_at is null as fresh, p.due_at),
-      -- a wait that is still there was resumed by its timeout
       expired as (
         delete from absurd.waits w using claimed c
-         where w.queue_id = c.queue_id and w.task_id = c.task_id and c.wake_event is not null and w.step_name = c.wake_step
-        returning w.task_id, w.step_name, c.attempt),
+         where w.queue_id = c.queue_id and w.task_id = c.task_id and c.wake_event is not null and w.step_name = c.wake_step),
       kept as (
         insert into absurd.checkpoints (queue_id, task_id, name, outcome, attempt, updated_at)
-        select p_queue_id, e.task_id, e.step_name, 'timeout', e.attempt, p_now from expired e
+        select p_queue_id, c.task_id, c.wake_step, 'timeout', c.attempt, p_now from claimed c where c.wake_event is not null
             on conflict (queue_id, task_id, name) do nothing)
       select c.task_id, c.attempt, c.claim_no, c.wake_event, c.wake_step, c.fresh, c.due_at from claimed c;
     get diagnostics v_got = row_count;
@@ -126,7 +127,7 @@ begin
 end
 $$;
 
--- Purpose: claim; the public contract's face. Order of the answer: due time, run id.
+-- Purpose: claim; the public contract's face. Order of the answer: run id (all are available at the same now).
 create or replace function absurd.claim_task(
     p_queue_name text, p_worker_id text, p_claim_timeout integer default 30, p_qty integer default 1)
   returns table (run_id uuid, task_id uuid, attempt integer, task_name text, params jsonb, retry_strategy jsonb,
@@ -149,7 +150,7 @@ begin
       from absurd.claim_live(v_queue_id, absurd.current_time(), coalesce(nullif(btrim(p_worker_id), ''), 'worker'),
                              greatest(coalesce(p_claim_timeout, 30), 0), greatest(coalesce(p_qty, 1), 1)) c
      cross join lateral (select * from absurd.tasks x where x.queue_id = v_queue_id and x.task_id = c.task_id offset 0) t
-     order by c.due_at, c.task_id;
+     order by c.task_id;
 end
 $$;
 
@@ -238,5 +239,34 @@ begin
       case when isfinite(v_next) then greatest(extract(epoch from v_next - v_now), 0)::double precision end,
       pg_snapshot_xmin(pg_current_snapshot())::text::bigint, pg_snapshot_xmax(pg_current_snapshot())::text::bigint;
   end if;
+end
+$$;
+
+-- Purpose: a running run as claim_tasks describes it, and its queue id: for clients that claim by claim_task. No row unless
+-- it runs.
+create or replace function absurd.running_run(p_queue_name text, p_run_id uuid)
+  returns table (task_id uuid, attempt integer, claim_no integer, task_name text, params jsonb, headers jsonb,
+                 retry_strategy jsonb, max_attempts integer, enqueue_at timestamptz, claimed_at timestamptz, wake_event text,
+                 checkpoints jsonb, timeouts text[], queue_id integer)
+  language plpgsql stable security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_queue_id integer := absurd.queue_id_of(p_queue_name);
+begin
+  return query
+    select l.task_id, l.attempt, l.claim_no, t.task_name, t.params, t.headers, t.retry_strategy, t.max_attempts,
+           t.enqueue_at, absurd.current_time(), l.wake_event, k.states, k.timeouts, v_queue_id
+      from absurd.live l
+      join absurd.tasks t on t.queue_id = v_queue_id and t.task_id = l.task_id
+     cross join lateral (
+       select jsonb_object_agg(x.name, x.state) filter (where x.outcome is null) as states,
+              array_agg(x.name) filter (where x.outcome is not null) as timeouts
+         from absurd.checkpoints x
+        where x.queue_id = v_queue_id and x.task_id = l.task_id and x.status = 'committed') k
+     where l.queue_id = v_queue_id and l.task_id = absurd.task_id_of(p_run_id)
+       and l.attempt = absurd.attempt_of(p_run_id) and l.state = 'r';
 end
 $$;

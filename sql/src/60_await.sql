@@ -3,6 +3,28 @@
 -- No lost wake-up: the awaiter locks the event's row (or inserts a sentinel) FOR SHARE before it registers; an emitter
 -- updates that row first and reads the waits second. One of them sees the other. Event rows (2) come before live rows (4).
 
+-- Purpose: insert the sentinels of names that nobody has used yet. An emitter's open transaction may hold one of the names,
+-- and an insert cannot skip: the wait for it is cut short, and those names stay without a row we can see.
+-- Locks: event rows, sorted; at most 10 ms waiting each.
+create or replace function absurd.add_sentinels(p_queue_id integer, p_event_names text[])
+  returns void language plpgsql security definer
+  set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
+as $$
+declare
+  v_name text;
+begin
+  insert into absurd.events (queue_id, event_name) select p_queue_id, n from unnest(p_event_names) n on conflict do nothing;
+exception when lock_not_available then
+  foreach v_name in array p_event_names loop
+    begin
+      insert into absurd.events (queue_id, event_name) values (p_queue_id, v_name) on conflict do nothing;
+    exception when lock_not_available then
+      null;
+    end;
+  end loop;
+end
+$$;
+
 -- Purpose: register waits, or answer at once. A payload is taken from: the step's checkpoint; else the event, when it was
 -- emitted after p_since (null: ever). p_timeouts in seconds (null: none).
 -- Answers in input order: status a answered (payload), t timed out, s suspended, r replayed (asleep already under this
@@ -23,6 +45,7 @@ declare
   h record;
   v_status text[];
   v_open text[];
+  v_new text[];
   v_locked text[];
 begin
   -- 1. outcomes that are there already, whatever became of the run
@@ -39,11 +62,11 @@ begin
   select array_agg(distinct u.event_name) into v_open
     from unnest(p_event_names, v_status) u(event_name, status) where u.status is null;
   if v_open is not null then
-    insert into absurd.events (queue_id, event_name)
-    select p_queue_id, n from unnest(v_open) n
-     where not exists (select 1 from absurd.events e where e.queue_id = p_queue_id and e.event_name = n)
-     order by n
-        on conflict do nothing;
+    select array_agg(n order by n) into v_new from unnest(v_open) n
+     where not exists (select 1 from absurd.events e where e.queue_id = p_queue_id and e.event_name = n);
+    if v_new is not null then
+      perform absurd.add_sentinels(p_queue_id, v_new);
+    end if;
     select array_agg(l.event_name) into v_locked
       from (select u from unnest(v_open) u order by u) n(name)
      cross join lateral (select e.event_name from absurd.events e
@@ -102,7 +125,8 @@ begin
     select u.o,
            case when u.status in ('a', 't') then u.status
                 when u.status = 'b' then case when u.ok then 'b' else r.letter end
-                when u.ok then case when u.status = 'e' then 'a' else 's' end
+                -- an event that cleanup took away since the first look: as if busy, the repeat waits for the next one
+                when u.ok then case when u.status is null then 's' when c.name is null then 'b' else 'a' end
                 else r.letter end,
            case when u.status = 'a' or u.status = 'e' and u.ok then c.state end
       from unnest(v_status, h.ok, p_run_ids, p_claim_nos, p_steps) with ordinality u(status, ok, run_id, claim_no, step, o)
@@ -135,9 +159,14 @@ begin
     raise exception 'timeout must be non-negative';
   end if;
   perform absurd.require_text(p_step_name, 'step_name');
-  select c.state into v from absurd.checkpoints c
+  select c.state, c.outcome into v from absurd.checkpoints c
    where c.queue_id = v_queue_id and c.task_id = p_task_id and c.name = p_step_name;
   if found then
+    if v.outcome = 'timeout' then  -- told now: the run no longer shows what woke it
+      update absurd.live l set wake_event = null, wake_step = null
+       where l.queue_id = v_queue_id and l.task_id = p_task_id and l.state = 'r'
+         and l.attempt = absurd.attempt_of(p_run_id) and l.wake_event = p_event_name and l.wake_step = p_step_name;
+    end if;
     return query select false, v.state;
     return;
   end if;
@@ -237,7 +266,8 @@ begin
     select u.o,
            case when u.status is null then absurd.refusal(p_queue_id, absurd.task_id_of(u.run_id), absurd.attempt_of(u.run_id),
                                                           u.claim_no, 'await')
-                when u.status = 'e' then 'a' else u.status end,
+                when u.status = 'e' then case when c.name is null then 'u' else 'a' end  -- u: cleaned up since
+                else u.status end,
            case when u.status in ('a', 'e') then c.state end
       from unnest(v_status, p_run_ids, p_claim_nos, p_steps) with ordinality u(status, run_id, claim_no, step, o)
       left join lateral (select x.* from absurd.checkpoints x

@@ -21,46 +21,58 @@ begin
 end
 $$;
 
--- Purpose: delete at most p_limit tasks that ended before now - p_ttl_seconds, oldest first; their keys become free.
--- P0001 for a null or negative ttl. Locks: ending attempts rows, SKIP LOCKED.
-create or replace function absurd.cleanup_tasks(p_queue_name text, p_ttl_seconds integer, p_limit integer default 1000)
+-- Purpose: delete at most p_limit tasks that ended before a moment, oldest first; their keys become free.
+-- Locks: ending attempts rows, SKIP LOCKED.
+create or replace function absurd.delete_old_tasks(p_queue_id integer, p_before timestamptz, p_limit integer)
   returns integer language plpgsql security definer
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
   set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
-  v_queue_id integer := absurd.queue_id_of(p_queue_name);
-  v_before timestamptz := absurd.current_time() - make_interval(secs => p_ttl_seconds);
   v_ids uuid[];
 begin
-  if p_ttl_seconds is null or p_ttl_seconds < 0 then
-    raise exception 'TTL must be a non-negative number of seconds';
-  end if;
   select array_agg(o.task_id) into v_ids
     from (select e.task_id from absurd.attempts e
-           where e.queue_id = v_queue_id and e.task_state is not null and e.finished_at < v_before
-           order by e.finished_at limit greatest(coalesce(p_limit, 1000), 0) for update skip locked) o;
+           where e.queue_id = p_queue_id and e.task_state is not null and e.finished_at < p_before
+           order by e.finished_at limit greatest(p_limit, 0) for update skip locked) o;
   if v_ids is null then
     return 0;
   end if;
-  perform absurd.delete_tasks(v_queue_id, v_ids);
+  perform absurd.delete_tasks(p_queue_id, v_ids);
   return cardinality(v_ids);
 end
 $$;
 
--- Purpose: delete at most p_limit events emitted before now - p_ttl_seconds, oldest first. Sentinels that nobody waits on
--- go too and are not counted. p_untaken false spares events that no task has received yet.
--- Locks: event rows, SKIP LOCKED.
-create or replace function absurd.delete_old_events(
-    p_queue_id integer, p_ttl_seconds double precision, p_limit integer, p_untaken boolean)
+-- Purpose: the moment before which things are old. P0001 for a null or negative ttl.
+create or replace function absurd.expiry(p_ttl_seconds double precision)
+  returns timestamptz language plpgsql volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_ttl_seconds is null or p_ttl_seconds < 0 then
+    raise exception 'TTL must be a non-negative number of seconds';
+  end if;
+  return absurd.current_time() - make_interval(secs => p_ttl_seconds);
+end
+$$;
+
+-- Purpose: delete at most p_limit tasks that ended before now - p_ttl_seconds. P0001 for a null or negative ttl.
+create or replace function absurd.cleanup_tasks(p_queue_name text, p_ttl_seconds integer, p_limit integer default 1000)
+  returns integer language sql security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+  select absurd.delete_old_tasks(absurd.queue_id_of(p_queue_name), absurd.expiry(p_ttl_seconds), coalesce(p_limit, 1000))
+$$;
+
+-- Purpose: delete at most p_limit sentinels that nobody waits on. Locks: event rows, SKIP LOCKED.
+create or replace function absurd.delete_sentinels(p_queue_id integer, p_limit integer)
   returns integer language plpgsql security definer
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
   set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
-  v_before timestamptz := absurd.current_time() - make_interval(secs => p_ttl_seconds);
   v_idle text[];
   v_count integer;
 begin
@@ -71,16 +83,35 @@ begin
              and not exists (select 1 from absurd.waits w where w.queue_id = p_queue_id and w.event_name = e.event_name
                                                             and w.awaited_task_id is null)
            order by e.event_name limit greatest(p_limit, 0) for update skip locked) o;
-  if v_idle is not null then
-    with idle as materialized (select p_queue_id as queue_id, u.name as event_name from unnest(v_idle) u(name))
-    delete from absurd.events e using idle i
-     where e.queue_id = i.queue_id and e.event_name = i.event_name and e.emitted_at is null
-       and not exists (select 1 from absurd.waits w where w.queue_id = p_queue_id and w.event_name = e.event_name
-                                                      and w.awaited_task_id is null);
+  if v_idle is null then
+    return 0;
   end if;
+  with idle as materialized (select p_queue_id as queue_id, u.name as event_name from unnest(v_idle) u(name))
+  delete from absurd.events e using idle i
+   where e.queue_id = i.queue_id and e.event_name = i.event_name and e.emitted_at is null
+     and not exists (select 1 from absurd.waits w where w.queue_id = p_queue_id and w.event_name = e.event_name
+                                                    and w.awaited_task_id is null);
+  get diagnostics v_count = row_count;
+  return v_count;
+end
+$$;
+
+-- Purpose: delete at most p_limit events emitted before a moment, oldest first. Sentinels that nobody waits on go too and
+-- are not counted. p_untaken false spares events that no task has received yet. Locks: event rows, SKIP LOCKED.
+create or replace function absurd.delete_old_events(
+    p_queue_id integer, p_before timestamptz, p_limit integer, p_untaken boolean)
+  returns integer language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_count integer;
+begin
+  perform absurd.delete_sentinels(p_queue_id, p_limit);
   with old as materialized (
     select e.queue_id, e.event_name from absurd.events e
-     where e.queue_id = p_queue_id and e.emitted_at < v_before and (p_untaken or e.taken_at is not null)
+     where e.queue_id = p_queue_id and e.emitted_at < p_before and (p_untaken or e.taken_at is not null)
      order by e.emitted_at limit greatest(p_limit, 0) for update skip locked)
   delete from absurd.events e using old o where e.queue_id = o.queue_id and e.event_name = o.event_name;
   get diagnostics v_count = row_count;
@@ -89,15 +120,10 @@ end
 $$;
 
 create or replace function absurd.cleanup_events(p_queue_name text, p_ttl_seconds integer, p_limit integer default 1000)
-  returns integer language plpgsql security definer
+  returns integer language sql security definer
   set search_path = pg_catalog, pg_temp
 as $$
-begin
-  if p_ttl_seconds is null or p_ttl_seconds < 0 then
-    raise exception 'TTL must be a non-negative number of seconds';
-  end if;
-  return absurd.delete_old_events(absurd.queue_id_of(p_queue_name), p_ttl_seconds, coalesce(p_limit, 1000), true);
-end
+  select absurd.delete_old_events(absurd.queue_id_of(p_queue_name), absurd.expiry(p_ttl_seconds), coalesce(p_limit, 1000), true)
 $$;
 
 -- Purpose: one batch per queue by its policy (cleanup_ttl, cleanup_limit), by name. P0001 for an unknown queue. Also purges
@@ -117,13 +143,14 @@ begin
       using hint = format('Create it first: absurdctl create-queue %L', p_queue_name);
   end if;
   for v_queue in
-    select q.queue_name, q.cleanup_limit,
-           least(extract(epoch from q.cleanup_ttl), 2147483647)::integer as ttl
+    -- by id: one that is dropped meanwhile has nothing left to clean, which is no error
+    select q.queue_id, q.queue_name, q.cleanup_limit,
+           absurd.expiry(least(extract(epoch from q.cleanup_ttl), 2147483647)::double precision) as expiry
       from absurd.queues q where p_queue_name is null or q.queue_name = p_queue_name order by q.queue_name
   loop
     queue_name := v_queue.queue_name;
-    tasks_deleted := absurd.cleanup_tasks(v_queue.queue_name, v_queue.ttl, v_queue.cleanup_limit);
-    events_deleted := absurd.cleanup_events(v_queue.queue_name, v_queue.ttl, v_queue.cleanup_limit);
+    tasks_deleted := absurd.delete_old_tasks(v_queue.queue_id, v_queue.expiry, v_queue.cleanup_limit);
+    events_deleted := absurd.delete_old_events(v_queue.queue_id, v_queue.expiry, v_queue.cleanup_limit, true);
     return next;
   end loop;
   if p_queue_name is null then
@@ -159,12 +186,12 @@ declare
 begin
   for v_queue in
     select q.queue_id, q.queue_name, q.cleanup_limit,
-           least(extract(epoch from q.cleanup_ttl), 2147483647)::integer as ttl
+           absurd.expiry(least(extract(epoch from q.cleanup_ttl), 2147483647)::double precision) as expiry
       from absurd.queues q where q.queue_id = any(p_queue_ids) order by q.queue_name
   loop
     queue_name := v_queue.queue_name;
-    tasks_deleted := absurd.cleanup_tasks(v_queue.queue_name, v_queue.ttl, v_queue.cleanup_limit);
-    events_deleted := absurd.delete_old_events(v_queue.queue_id, v_queue.ttl, v_queue.cleanup_limit, false);
+    tasks_deleted := absurd.delete_old_tasks(v_queue.queue_id, v_queue.expiry, v_queue.cleanup_limit);
+    events_deleted := absurd.delete_old_events(v_queue.queue_id, v_queue.expiry, v_queue.cleanup_limit, false);
     return next;
   end loop;
   perform absurd.purge_dropped_queues(1000);
@@ -172,9 +199,11 @@ begin
 end
 $$;
 
--- Purpose: delete at most p_limit unfinished and finished tasks, and events, of one queue id. Returns rows of tasks and events.
-create or replace function absurd.purge_rows(p_queue_id integer, p_limit integer)
-  returns integer language plpgsql security definer
+-- Purpose: delete at most p_limit tasks of one queue id, whatever their state, and as many events. What somebody holds at
+-- this moment stays. Returns the number of tasks, and of all rows.
+-- Locks: live rows, their waiters', ending attempts rows, event rows; SKIP LOCKED.
+create or replace function absurd.purge_rows(p_queue_id integer, p_limit integer, out tasks integer, out total integer)
+  language plpgsql security definer
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
   set enable_hashjoin = off set enable_mergejoin = off set jit = off
@@ -182,42 +211,48 @@ as $$
 declare
   v_ids uuid[];
   v_live uuid[];
-  v_count integer;
+  v_left uuid[];
 begin
-  with old as materialized (
-    select e.queue_id, e.event_name from absurd.events e
-     where e.queue_id = p_queue_id order by e.event_name limit p_limit for update)
-  delete from absurd.events e using old o where e.queue_id = o.queue_id and e.event_name = o.event_name;
-  get diagnostics v_count = row_count;
-  select array_agg(t.task_id) into v_ids
+  select array_agg(t.task_id order by t.task_id) into v_ids
     from (select t.task_id from absurd.tasks t where t.queue_id = p_queue_id order by t.task_id limit p_limit) t;
+  -- somebody may wait for the unfinished ones: they end as cancelled first
+  select array_agg(u.id) into v_live
+    from unnest(v_ids) u(id)
+   cross join lateral (select 1 from absurd.live l where l.queue_id = p_queue_id and l.task_id = u.id for update skip locked) l;
+  if v_live is not null then
+    v_left := absurd.lock_waiters(p_queue_id, v_live);
+    perform absurd.finish_tasks(p_queue_id, absurd.current_time(),
+      (select array_agg(u) from unnest(v_live) u where u <> all(coalesce(v_left, '{}'))), 'x', 'x', null, null);
+  end if;
+  select array_agg(u.id) into v_ids
+    from unnest(v_ids) u(id)
+   cross join lateral (select 1 from absurd.attempts e
+                        where e.queue_id = p_queue_id and e.task_id = u.id and e.task_state is not null
+                        for update skip locked) e;
   if v_ids is not null then
-    -- somebody may wait for the unfinished ones: they end as cancelled first
-    select array_agg(u.id) into v_live
-      from (select u from unnest(v_ids) u order by u offset 0) u(id)
-     cross join lateral (select 1 from absurd.live l where l.queue_id = p_queue_id and l.task_id = u.id for update) l;
-    if v_live is not null then
-      perform absurd.lock_waiters(p_queue_id, v_live, true);
-      perform absurd.finish_tasks(p_queue_id, absurd.current_time(), v_live, 'x', 'x', null, null);
-    end if;
     perform absurd.delete_tasks(p_queue_id, v_ids);
   end if;
-  return v_count + coalesce(cardinality(v_ids), 0);
+  tasks := coalesce(cardinality(v_ids), 0);
+  total := tasks + absurd.delete_sentinels(p_queue_id, p_limit)
+                 + absurd.delete_old_events(p_queue_id, 'infinity', p_limit, true);
 end
 $$;
 
--- Purpose: empty a queue: every task, whatever its state, and every event. Returns the number of tasks deleted. 42P01.
+-- Purpose: empty a queue: every task, whatever its state, and every event, but for what an open transaction holds (call it
+-- again). Returns the number of tasks deleted. 42P01.
 create or replace function absurd.purge_queue(p_queue_name text)
   returns integer language plpgsql security definer
   set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_queue_id integer := absurd.queue_id_of(p_queue_name);
-  v_tasks integer;
+  v_batch record;
+  v_tasks integer := 0;
 begin
-  select count(*) into v_tasks from absurd.tasks t where t.queue_id = v_queue_id;
-  while absurd.purge_rows(v_queue_id, 1000) > 0 loop
-    null;
+  loop
+    select * into v_batch from absurd.purge_rows(v_queue_id, 1000);
+    exit when v_batch.total = 0;
+    v_tasks := v_tasks + v_batch.tasks;
   end loop;
   return v_tasks;
 end
@@ -237,7 +272,7 @@ begin
   for v_dropped in
     select d.queue_id, d.dropped_at from absurd.dropped_queues d order by d.queue_id limit 10 for update skip locked
   loop
-    v_rows := absurd.purge_rows(v_dropped.queue_id, p_limit);
+    v_rows := (absurd.purge_rows(v_dropped.queue_id, p_limit)).total;
     v_total := v_total + v_rows;
     if v_rows = 0 and v_dropped.dropped_at < clock_timestamp() - interval '10 minutes' then
       delete from absurd.idempotency_keys k where k.queue_id = v_dropped.queue_id;
@@ -251,7 +286,8 @@ end
 $$;
 
 -- Purpose: drop a queue; an unknown name is a no-op. Views and row go at once, tasks that others wait for end as cancelled,
--- the rest is purged in batches (purge_dropped_queues). Locks: the queue's row, then live rows.
+-- the rest (and what somebody holds) is purged in batches (purge_dropped_queues).
+-- Locks: the queue's row, waiting; live rows and their waiters', SKIP LOCKED.
 create or replace function absurd.drop_queue(p_queue_name text)
   returns void language plpgsql security definer
   set search_path = pg_catalog, pg_temp
@@ -260,6 +296,7 @@ declare
   v_queue_id integer;
   v_scope text := left(md5(p_queue_name), 12);
   v_awaited uuid[];
+  v_left uuid[];
   v_prefix text;
 begin
   delete from absurd.queues q where q.queue_name = p_queue_name returning q.queue_id into v_queue_id;
@@ -275,11 +312,14 @@ begin
   foreach v_prefix in array array['t_', 'r_', 'c_', 'e_', 'w_'] loop
     execute format('drop view if exists absurd.%I', v_prefix || p_queue_name);
   end loop;
-  select array_agg(distinct w.awaited_task_id) into v_awaited from absurd.waits w where w.awaited_queue_id = v_queue_id;
+  select array_agg(a.task_id) into v_awaited
+    from (select distinct w.awaited_task_id as task_id from absurd.waits w where w.awaited_queue_id = v_queue_id order by 1) a
+   cross join lateral (select 1 from absurd.live l
+                        where l.queue_id = v_queue_id and l.task_id = a.task_id for update skip locked) l;
   if v_awaited is not null then
-    perform 1 from absurd.live l where l.queue_id = v_queue_id and l.task_id = any(v_awaited) order by l.task_id for update;
-    perform absurd.lock_waiters(v_queue_id, v_awaited, true);
-    perform absurd.finish_tasks(v_queue_id, absurd.current_time(), v_awaited, 'x', 'x', null, null);
+    v_left := absurd.lock_waiters(v_queue_id, v_awaited);
+    perform absurd.finish_tasks(v_queue_id, absurd.current_time(),
+      (select array_agg(u) from unnest(v_awaited) u where u <> all(coalesce(v_left, '{}'))), 'x', 'x', null, null);
   end if;
 end
 $$;

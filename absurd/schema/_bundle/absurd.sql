@@ -661,27 +661,38 @@ create or replace function absurd.wake(p_queue_name text)
 as $$ select absurd.wake_workers(absurd.queue_id_of(p_queue_name), 1) $$;
 
 -- Purpose: say that the worker listening on a channel found nothing in these queues; rows older than an hour belong
--- to dead workers and go. Locks: idle rows (old ones SKIP LOCKED).
+-- to dead workers and go. A row that a producer's open transaction has taken counts: it comes back, or the worker is told.
+-- Locks: idle rows, SKIP LOCKED (no producer's transaction holds a worker up).
 create or replace function absurd.set_idle(p_queue_ids integer[], p_channel text)
   returns void language plpgsql security definer
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  delete from absurd.idle i
-   using (select d.queue_id, d.channel from absurd.idle d
-           where d.idle_at < clock_timestamp() - interval '1 hour' limit 100 for update skip locked) old
-   where i.queue_id = old.queue_id and i.channel = old.channel;
+  with mine as materialized (
+    select i.queue_id, i.channel from absurd.idle i
+     where i.queue_id = any(p_queue_ids) and i.channel = p_channel for update skip locked)
+  update absurd.idle i set idle_at = clock_timestamp() from mine m where i.queue_id = m.queue_id and i.channel = m.channel;
+  with old as materialized (
+    select i.queue_id, i.channel from absurd.idle i
+     where i.idle_at < clock_timestamp() - interval '1 hour' limit 100 for update skip locked)
+  delete from absurd.idle i using old o where i.queue_id = o.queue_id and i.channel = o.channel;
   insert into absurd.idle (queue_id, channel)
-  select u, p_channel from unnest(p_queue_ids) u order by u
-      on conflict (queue_id, channel) do update set idle_at = clock_timestamp();
+  select u, p_channel from unnest(p_queue_ids) u
+   where not exists (select 1 from absurd.idle i where i.queue_id = u and i.channel = p_channel)
+      on conflict do nothing;
 end
 $$;
 
--- Purpose: the worker on a channel is busy again, or gone.
+-- Purpose: the worker on a channel is busy again, or gone. Locks: idle rows, SKIP LOCKED.
 create or replace function absurd.clear_idle(p_queue_ids integer[], p_channel text)
   returns void language sql security definer
   set search_path = pg_catalog, pg_temp
-as $$ delete from absurd.idle i where i.queue_id = any(p_queue_ids) and i.channel = p_channel $$;
+as $$
+  with mine as materialized (
+    select i.queue_id, i.channel from absurd.idle i
+     where i.queue_id = any(p_queue_ids) and i.channel = p_channel for update skip locked)
+  delete from absurd.idle i using mine m where i.queue_id = m.queue_id and i.channel = m.channel
+$$;
 
 -- file: 40_finish.sql
 
@@ -706,9 +717,9 @@ end;
 
 -- Purpose: lock the rows of the tasks that wait for these, so that their end can be written.
 -- Returns the finishing tasks that must be left for later: one of their waiters is locked by somebody else.
--- The caller holds the live rows of the finishing tasks. Locks: live rows of the waiters, sorted; SKIP LOCKED, or
--- waiting when p_wait (single verbs only: they hold one row, and waits form a forest, so no cycle can close).
-create or replace function absurd.lock_waiters(p_queue_id integer, p_task_ids uuid[], p_wait boolean)
+-- The caller holds the live rows of the finishing tasks. Locks: live rows of the waiters, SKIP LOCKED (what is held here
+-- sorts before and after them, so nobody may wait).
+create or replace function absurd.lock_waiters(p_queue_id integer, p_task_ids uuid[])
   returns uuid[] language plpgsql security definer
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -717,13 +728,6 @@ as $$
 declare
   v_left uuid[];
 begin
-  if p_wait then
-    perform 1
-       from (select w.queue_id, w.task_id from absurd.waits_for_tasks(p_queue_id, p_task_ids) w
-              order by w.queue_id, w.task_id offset 0) w
-      cross join lateral (select 1 from absurd.live l where l.queue_id = w.queue_id and l.task_id = w.task_id for update) l;
-    return null;
-  end if;
   with waiting as materialized (
     select w.awaited_task_id, w.queue_id, w.task_id
       from absurd.waits_for_tasks(p_queue_id, p_task_ids) w
@@ -739,7 +743,8 @@ end
 $$;
 
 -- Purpose: give the outcome of ended tasks to the tasks that sleep for them: checkpoint, wait deleted, task pending.
--- The caller holds all live rows involved. Waits whose timeout has passed are left to the claim.
+-- The caller holds all live rows involved. A wait whose timeout has passed goes without the outcome: the claim writes the
+-- timeout.
 create or replace function absurd.wake_waiters(p_queue_id integer, p_task_ids uuid[], p_now timestamptz)
   returns void language plpgsql security definer
   set search_path = pg_catalog, pg_temp
@@ -766,6 +771,11 @@ begin
       returning l.queue_id, l.task_id, l.attempt, w.step_name, w.task_state, w.result, w.failure),
     gone as (
       delete from absurd.waits w using woken k
+       where w.queue_id = k.queue_id and w.task_id = k.task_id and w.step_name = k.step_name),
+    late as materialized (
+      select w.queue_id, w.task_id, w.step_name from absurd.waits_for_tasks(p_queue_id, p_task_ids) w where w.timeout_at <= p_now),
+    gone_late as (
+      delete from absurd.waits w using late k
        where w.queue_id = k.queue_id and w.task_id = k.task_id and w.step_name = k.step_name),
     kept as (
       insert into absurd.checkpoints as c (queue_id, task_id, name, state, attempt, updated_at)
@@ -1027,6 +1037,7 @@ begin
     if p_options ? 'max_attempts' then
       max_attempts := (p_options->>'max_attempts')::integer;
     elsif p_queue_default is null then
+      v_key := 'default_max_attempts';
       max_attempts := (p_options->>'default_max_attempts')::integer;
     end if;
     if max_attempts < 1 then
@@ -1262,6 +1273,7 @@ create or replace function absurd.refusal(
     p_queue_id integer, p_task_id uuid, p_attempt integer, p_claim_no integer, p_verb text, p_step text default null)
   returns text language plpgsql stable security definer
   set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v record;
@@ -1361,7 +1373,7 @@ begin
     into task_ids, ok, all_ok, v_awaited
     from held h;
   if p_ends and v_awaited is not null then
-    v_left := absurd.lock_waiters(p_queue_id, v_awaited, false);
+    v_left := absurd.lock_waiters(p_queue_id, v_awaited);
     if v_left is not null then
       select array_agg(u.ok and u.task_id <> all(v_left) order by u.o) into ok
         from unnest(ok, task_ids) with ordinality u(ok, task_id, o);
@@ -1383,21 +1395,62 @@ as $$
     from unnest(p_run_ids, p_claim_nos, p_ok, p_steps) with ordinality u(run_id, claim_no, ok, step, o)
 $$;
 
--- Purpose: wait for the live row of one run, and for the rows of those who wait for it; the single-row verbs then run the
--- array form, which finds every lock its own. Locks: live row, then waiters' live rows, waiting.
+-- Purpose: wait for the live row of one run and, when it is about to end, for the rows of those who wait for it; the
+-- single-row verbs then run the array form, which finds every lock its own.
+-- Locks: all these live rows in one sorted statement, waiting: whoever waits here holds only rows that sort before.
 create or replace function absurd.hold_run(p_queue_id integer, p_run_id uuid, p_ends boolean)
   returns void language plpgsql security definer
   set search_path = pg_catalog, pg_temp
-  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
+  v_task_id uuid := absurd.task_id_of(p_run_id);
   v_awaited boolean;
+  v_held text[];
 begin
-  select l.awaited into v_awaited
-    from absurd.live l where l.queue_id = p_queue_id and l.task_id = absurd.task_id_of(p_run_id) for update;
-  if v_awaited and p_ends then
-    perform absurd.lock_waiters(p_queue_id, array[absurd.task_id_of(p_run_id)], true);
+  if not p_ends then
+    perform 1 from absurd.live l where l.queue_id = p_queue_id and l.task_id = v_task_id for update;
+    return;
   end if;
+  select l.awaited into v_awaited from absurd.live l where l.queue_id = p_queue_id and l.task_id = v_task_id;
+  if v_awaited is null then
+    return;  -- it has ended, or was never there
+  elsif not v_awaited then
+    select l.awaited into v_awaited
+      from absurd.live l where l.queue_id = p_queue_id and l.task_id = v_task_id for update skip locked;
+    if not v_awaited then
+      return;  -- the usual case
+    elsif v_awaited then  -- somebody began to wait for it between the two statements
+      if absurd.lock_waiters(p_queue_id, array[v_task_id]) is null then
+        return;
+      end if;
+      raise exception 'somebody began to wait for task "%" at the same moment', v_task_id
+        using errcode = '40001', hint = 'Repeat the call.';
+    end if;
+  end if;
+  -- Who waits is known for sure only under the task's own lock. When the first look missed one, give all locks back (with
+  -- the subtransaction) and look again.
+  loop
+    begin
+      with rows as materialized (
+        select p_queue_id as queue_id, v_task_id as task_id
+         union
+        select w.queue_id, w.task_id from absurd.waits_for_tasks(p_queue_id, array[v_task_id]) w
+         order by 1, 2)
+      select array_agg(r.queue_id || ' ' || r.task_id) into v_held
+        from rows r
+       cross join lateral (select 1 from absurd.live l
+                            where l.queue_id = r.queue_id and l.task_id = r.task_id for update) l;
+      if not exists (select 1 from absurd.waits_for_tasks(p_queue_id, array[v_task_id]) w
+                      where w.queue_id || ' ' || w.task_id <> all(coalesce(v_held, '{}'))) then
+        return;
+      end if;
+      raise exception 'a waiter was missed' using errcode = 'AB099';
+    exception when sqlstate 'AB099' then
+      null;
+    end;
+  end loop;
 end
 $$;
 
@@ -1575,7 +1628,7 @@ begin
                           where c.queue_id = p_queue_id and c.task_id = i.id for update skip locked) l)
   select array_agg(h.id), array_agg(h.id) filter (where h.awaited) into v_held, v_awaited from held h;
   if v_awaited is not null then
-    v_left := absurd.lock_waiters(p_queue_id, v_awaited, false);
+    v_left := absurd.lock_waiters(p_queue_id, v_awaited);
     select array_agg(u) into v_held from unnest(v_held) u where u <> all(coalesce(v_left, '{}'));
   end if;
   if v_held is not null then
@@ -1617,6 +1670,7 @@ create or replace function absurd.retry_task(p_queue_name text, p_task_id uuid, 
   returns table (task_id uuid, run_id uuid, attempt integer, created boolean)
   language plpgsql security definer
   set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -1743,6 +1797,7 @@ $$;
 create or replace function absurd.extend_claim(p_queue_name text, p_run_id uuid, p_extend_by integer)
   returns void language plpgsql security definer
   set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_queue_id integer := absurd.queue_id_of(p_queue_name);
@@ -1777,6 +1832,7 @@ as $$
 declare
   v_due record;
   v_left uuid[];
+  v_skip uuid[] := '{}';
 begin
   with due as materialized (
     select l.task_id, l.awaited from absurd.live l
@@ -1784,17 +1840,17 @@ begin
      order by l.cancel_at limit 100 for update skip locked)
   select array_agg(d.task_id) as ids, array_agg(d.task_id) filter (where d.awaited) as awaited into v_due from due d;
   if v_due.ids is not null then
-    v_left := case when v_due.awaited is not null then absurd.lock_waiters(p_queue_id, v_due.awaited, false) end;
+    v_left := case when v_due.awaited is not null then absurd.lock_waiters(p_queue_id, v_due.awaited) end;
     perform absurd.finish_tasks(p_queue_id, p_now,
       (select array_agg(u) from unnest(v_due.ids) u where u <> all(coalesce(v_left, '{}'))), 'x', 'x', null, null);
   end if;
 
-  -- Leases in order of due_at. One that was renewed since only moves forward; so look again until a batch holds one that
-  -- did run out. No more rows are read than may be failed.
+  -- Leases in order of due_at. One that was renewed since only moves forward, and one whose waiter somebody holds is left;
+  -- so look again until a batch holds one that did run out and can end. No more rows are read than may be failed.
   for v_round in 1..100 loop
     with due as materialized (
       select l.queue_id, l.task_id, l.awaited, l.lease_until, l.claimed_by, l.attempt from absurd.live l
-       where l.queue_id = p_queue_id and l.state = 'r' and l.due_at <= p_now
+       where l.queue_id = p_queue_id and l.state = 'r' and l.due_at <= p_now and l.task_id <> all(v_skip)
        order by l.due_at limit greatest(p_qty, 1) for update skip locked),
     renewed as (
       update absurd.live l set due_at = d.lease_until from due d
@@ -1808,22 +1864,23 @@ begin
            array_agg(d.task_id) filter (where d.awaited and d.lease_until <= p_now) as awaited,
            count(*) as seen
       into v_due from due d;
-    exit when v_due.ids is not null or v_due.seen = 0;
-  end loop;
-  if v_due.ids is not null then
-    v_left := case when v_due.awaited is not null then absurd.lock_waiters(p_queue_id, v_due.awaited, false) end;
+    exit when v_due.seen = 0;
+    continue when v_due.ids is null;
+    v_left := case when v_due.awaited is not null then absurd.lock_waiters(p_queue_id, v_due.awaited) end;
+    v_skip := v_skip || v_left;
     select array_agg(u.id) as ids, array_agg(u.reason) as reasons into v_due
-      from unnest(v_due.ids, v_due.reasons) u(id, reason) where u.id <> all(coalesce(v_left, '{}'));
+      from unnest(v_due.ids, v_due.reasons) u(id, reason) where u.id <> all(v_skip);
     if v_due.ids is not null then
       perform absurd.fail_held(p_queue_id, p_now, v_due.ids, v_due.reasons, null, null);
+      return;
     end if;
-  end if;
+  end loop;
 end
 $$;
 
 -- Purpose: claim up to p_qty due tasks; the one body behind claim_task and claim_tasks.
--- pending or due sleeping -> running, claim_no + 1; a wait whose timeout resumed the task is deleted and its outcome kept
--- as a checkpoint. p_names: only these task names. p_token: marks the rows, so that claimed_again can find them.
+-- pending or due sleeping -> running, claim_no + 1; where a timeout resumed the task (wake_event is still set), its outcome
+-- is kept as a checkpoint and the wait deleted. p_names: only these task names. p_token: marks the rows, so that claimed_again can find them.
 -- Locks: live rows, SKIP LOCKED.
 create or replace function absurd.claim_live(
     p_queue_id integer, p_now timestamptz, p_worker_id text, p_lease double precision, p_qty integer,
@@ -1861,6 +1918,7 @@ begin
           from absurd.live l
          where l.queue_id = p_queue_id and l.rank = v_rank and l.state in ('p', 's') and l.due_at <= p_now
            and (p_names is null or l.task_name = any(p_names))
+           and (l.cancel_at is null or l.cancel_at > p_now)  -- more may be past it than one call tidies
          order by l.due_at, l.task_id limit v_left for update skip locked),
       claimed as (
         update absurd.live l
@@ -1871,14 +1929,12 @@ begin
           from picked p
          where l.queue_id = p.queue_id and l.task_id = p.task_id
         returning l.queue_id, l.task_id, l.attempt, l.claim_no, p.wake_event, p.wake_step, p.first_started_at is null as fresh, p.due_at),
-      -- a wait that is still there was resumed by its timeout
       expired as (
         delete from absurd.waits w using claimed c
-         where w.queue_id = c.queue_id and w.task_id = c.task_id and c.wake_event is not null and w.step_name = c.wake_step
-        returning w.task_id, w.step_name, c.attempt),
+         where w.queue_id = c.queue_id and w.task_id = c.task_id and c.wake_event is not null and w.step_name = c.wake_step),
       kept as (
         insert into absurd.checkpoints (queue_id, task_id, name, outcome, attempt, updated_at)
-        select p_queue_id, e.task_id, e.step_name, 'timeout', e.attempt, p_now from expired e
+        select p_queue_id, c.task_id, c.wake_step, 'timeout', c.attempt, p_now from claimed c where c.wake_event is not null
             on conflict (queue_id, task_id, name) do nothing)
       select c.task_id, c.attempt, c.claim_no, c.wake_event, c.wake_step, c.fresh, c.due_at from claimed c;
     get diagnostics v_got = row_count;
@@ -1891,7 +1947,7 @@ begin
 end
 $$;
 
--- Purpose: claim; the public contract's face. Order of the answer: due time, run id.
+-- Purpose: claim; the public contract's face. Order of the answer: run id (all are available at the same now).
 create or replace function absurd.claim_task(
     p_queue_name text, p_worker_id text, p_claim_timeout integer default 30, p_qty integer default 1)
   returns table (run_id uuid, task_id uuid, attempt integer, task_name text, params jsonb, retry_strategy jsonb,
@@ -1914,7 +1970,7 @@ begin
       from absurd.claim_live(v_queue_id, absurd.current_time(), coalesce(nullif(btrim(p_worker_id), ''), 'worker'),
                              greatest(coalesce(p_claim_timeout, 30), 0), greatest(coalesce(p_qty, 1), 1)) c
      cross join lateral (select * from absurd.tasks x where x.queue_id = v_queue_id and x.task_id = c.task_id offset 0) t
-     order by c.due_at, c.task_id;
+     order by c.task_id;
 end
 $$;
 
@@ -2003,6 +2059,35 @@ begin
       case when isfinite(v_next) then greatest(extract(epoch from v_next - v_now), 0)::double precision end,
       pg_snapshot_xmin(pg_current_snapshot())::text::bigint, pg_snapshot_xmax(pg_current_snapshot())::text::bigint;
   end if;
+end
+$$;
+
+-- Purpose: a running run as claim_tasks describes it, and its queue id: for clients that claim by claim_task. No row unless
+-- it runs.
+create or replace function absurd.running_run(p_queue_name text, p_run_id uuid)
+  returns table (task_id uuid, attempt integer, claim_no integer, task_name text, params jsonb, headers jsonb,
+                 retry_strategy jsonb, max_attempts integer, enqueue_at timestamptz, claimed_at timestamptz, wake_event text,
+                 checkpoints jsonb, timeouts text[], queue_id integer)
+  language plpgsql stable security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_queue_id integer := absurd.queue_id_of(p_queue_name);
+begin
+  return query
+    select l.task_id, l.attempt, l.claim_no, t.task_name, t.params, t.headers, t.retry_strategy, t.max_attempts,
+           t.enqueue_at, absurd.current_time(), l.wake_event, k.states, k.timeouts, v_queue_id
+      from absurd.live l
+      join absurd.tasks t on t.queue_id = v_queue_id and t.task_id = l.task_id
+     cross join lateral (
+       select jsonb_object_agg(x.name, x.state) filter (where x.outcome is null) as states,
+              array_agg(x.name) filter (where x.outcome is not null) as timeouts
+         from absurd.checkpoints x
+        where x.queue_id = v_queue_id and x.task_id = l.task_id and x.status = 'committed') k
+     where l.queue_id = v_queue_id and l.task_id = absurd.task_id_of(p_run_id)
+       and l.attempt = absurd.attempt_of(p_run_id) and l.state = 'r';
 end
 $$;
 
@@ -2123,6 +2208,28 @@ $$;
 -- No lost wake-up: the awaiter locks the event's row (or inserts a sentinel) FOR SHARE before it registers; an emitter
 -- updates that row first and reads the waits second. One of them sees the other. Event rows (2) come before live rows (4).
 
+-- Purpose: insert the sentinels of names that nobody has used yet. An emitter's open transaction may hold one of the names,
+-- and an insert cannot skip: the wait for it is cut short, and those names stay without a row we can see.
+-- Locks: event rows, sorted; at most 10 ms waiting each.
+create or replace function absurd.add_sentinels(p_queue_id integer, p_event_names text[])
+  returns void language plpgsql security definer
+  set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
+as $$
+declare
+  v_name text;
+begin
+  insert into absurd.events (queue_id, event_name) select p_queue_id, n from unnest(p_event_names) n on conflict do nothing;
+exception when lock_not_available then
+  foreach v_name in array p_event_names loop
+    begin
+      insert into absurd.events (queue_id, event_name) values (p_queue_id, v_name) on conflict do nothing;
+    exception when lock_not_available then
+      null;
+    end;
+  end loop;
+end
+$$;
+
 -- Purpose: register waits, or answer at once. A payload is taken from: the step's checkpoint; else the event, when it was
 -- emitted after p_since (null: ever). p_timeouts in seconds (null: none).
 -- Answers in input order: status a answered (payload), t timed out, s suspended, r replayed (asleep already under this
@@ -2143,6 +2250,7 @@ declare
   h record;
   v_status text[];
   v_open text[];
+  v_new text[];
   v_locked text[];
 begin
   -- 1. outcomes that are there already, whatever became of the run
@@ -2159,11 +2267,11 @@ begin
   select array_agg(distinct u.event_name) into v_open
     from unnest(p_event_names, v_status) u(event_name, status) where u.status is null;
   if v_open is not null then
-    insert into absurd.events (queue_id, event_name)
-    select p_queue_id, n from unnest(v_open) n
-     where not exists (select 1 from absurd.events e where e.queue_id = p_queue_id and e.event_name = n)
-     order by n
-        on conflict do nothing;
+    select array_agg(n order by n) into v_new from unnest(v_open) n
+     where not exists (select 1 from absurd.events e where e.queue_id = p_queue_id and e.event_name = n);
+    if v_new is not null then
+      perform absurd.add_sentinels(p_queue_id, v_new);
+    end if;
     select array_agg(l.event_name) into v_locked
       from (select u from unnest(v_open) u order by u) n(name)
      cross join lateral (select e.event_name from absurd.events e
@@ -2222,7 +2330,8 @@ begin
     select u.o,
            case when u.status in ('a', 't') then u.status
                 when u.status = 'b' then case when u.ok then 'b' else r.letter end
-                when u.ok then case when u.status = 'e' then 'a' else 's' end
+                -- an event that cleanup took away since the first look: as if busy, the repeat waits for the next one
+                when u.ok then case when u.status is null then 's' when c.name is null then 'b' else 'a' end
                 else r.letter end,
            case when u.status = 'a' or u.status = 'e' and u.ok then c.state end
       from unnest(v_status, h.ok, p_run_ids, p_claim_nos, p_steps) with ordinality u(status, ok, run_id, claim_no, step, o)
@@ -2255,9 +2364,14 @@ begin
     raise exception 'timeout must be non-negative';
   end if;
   perform absurd.require_text(p_step_name, 'step_name');
-  select c.state into v from absurd.checkpoints c
+  select c.state, c.outcome into v from absurd.checkpoints c
    where c.queue_id = v_queue_id and c.task_id = p_task_id and c.name = p_step_name;
   if found then
+    if v.outcome = 'timeout' then  -- told now: the run no longer shows what woke it
+      update absurd.live l set wake_event = null, wake_step = null
+       where l.queue_id = v_queue_id and l.task_id = p_task_id and l.state = 'r'
+         and l.attempt = absurd.attempt_of(p_run_id) and l.wake_event = p_event_name and l.wake_step = p_step_name;
+    end if;
     return query select false, v.state;
     return;
   end if;
@@ -2357,7 +2471,8 @@ begin
     select u.o,
            case when u.status is null then absurd.refusal(p_queue_id, absurd.task_id_of(u.run_id), absurd.attempt_of(u.run_id),
                                                           u.claim_no, 'await')
-                when u.status = 'e' then 'a' else u.status end,
+                when u.status = 'e' then case when c.name is null then 'u' else 'a' end  -- u: cleaned up since
+                else u.status end,
            case when u.status in ('a', 'e') then c.state end
       from unnest(v_status, p_run_ids, p_claim_nos, p_steps) with ordinality u(status, run_id, claim_no, step, o)
       left join lateral (select x.* from absurd.checkpoints x
@@ -2373,7 +2488,8 @@ $$;
 -- Purpose: emit events of one queue. p_mode latch: the first emit of a name wins, later ones are no-ops (the contract);
 -- next: the payload replaces the latched one and wakes those who wait now, so that a name works again tomorrow.
 -- Of equal names in one call, latch keeps the first and next the last. Letters: o emitted, x there already (no-op).
--- sleeping on the name -> pending, the payload as the step's checkpoint. Waits whose timeout has passed are left to the claim.
+-- sleeping on the name -> pending, the payload as the step's checkpoint. A wait whose timeout has passed goes without the
+-- event: the claim writes the timeout.
 -- Locks: event rows by name (2), then all waiters' live rows in one sorted statement (4), then waits and checkpoints.
 create or replace function absurd.emit_events(
     p_queue_id integer, p_event_names text[], p_payloads jsonb[], p_mode text default 'latch')
@@ -2427,6 +2543,12 @@ begin
       returning l.queue_id, l.task_id, l.attempt, w.step_name, w.event_name),
     gone as (
       delete from absurd.waits w using woken k
+       where w.queue_id = k.queue_id and w.task_id = k.task_id and w.step_name = k.step_name),
+    late as materialized (
+      select w.queue_id, w.task_id, w.step_name from absurd.waits_for_events(p_queue_id, v_emitted) w
+       where w.timeout_at <= v_now),
+    gone_late as (
+      delete from absurd.waits w using late k
        where w.queue_id = k.queue_id and w.task_id = k.task_id and w.step_name = k.step_name),
     kept as (
       insert into absurd.checkpoints as c (queue_id, task_id, name, state, attempt, updated_at)
@@ -2496,7 +2618,7 @@ select t.queue_id, t.task_id, t.task_name, absurd.state_name(coalesce(l.state, e
 -- resumed has been claimed more than once.
 create or replace view absurd.all_runs as
 select a.queue_id, a.task_id, absurd.run_id_of(a.task_id, a.attempt) as run_id, a.attempt, absurd.state_name(a.state) as state,
-       a.claim_no as claims, a.created_at, a.started_at, a.finished_at, a.claimed_by, a.wake_event, a.wake_step, a.result, a.failure
+       a.claim_no, a.created_at, a.started_at, a.finished_at, a.claimed_by, a.wake_event, a.wake_step, a.result, a.failure
   from absurd.attempts a
 union all
 select l.queue_id, l.task_id, absurd.run_id_of(l.task_id, l.attempt), l.attempt, absurd.state_name(l.state),
@@ -2563,46 +2685,58 @@ begin
 end
 $$;
 
--- Purpose: delete at most p_limit tasks that ended before now - p_ttl_seconds, oldest first; their keys become free.
--- P0001 for a null or negative ttl. Locks: ending attempts rows, SKIP LOCKED.
-create or replace function absurd.cleanup_tasks(p_queue_name text, p_ttl_seconds integer, p_limit integer default 1000)
+-- Purpose: delete at most p_limit tasks that ended before a moment, oldest first; their keys become free.
+-- Locks: ending attempts rows, SKIP LOCKED.
+create or replace function absurd.delete_old_tasks(p_queue_id integer, p_before timestamptz, p_limit integer)
   returns integer language plpgsql security definer
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
   set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
-  v_queue_id integer := absurd.queue_id_of(p_queue_name);
-  v_before timestamptz := absurd.current_time() - make_interval(secs => p_ttl_seconds);
   v_ids uuid[];
 begin
-  if p_ttl_seconds is null or p_ttl_seconds < 0 then
-    raise exception 'TTL must be a non-negative number of seconds';
-  end if;
   select array_agg(o.task_id) into v_ids
     from (select e.task_id from absurd.attempts e
-           where e.queue_id = v_queue_id and e.task_state is not null and e.finished_at < v_before
-           order by e.finished_at limit greatest(coalesce(p_limit, 1000), 0) for update skip locked) o;
+           where e.queue_id = p_queue_id and e.task_state is not null and e.finished_at < p_before
+           order by e.finished_at limit greatest(p_limit, 0) for update skip locked) o;
   if v_ids is null then
     return 0;
   end if;
-  perform absurd.delete_tasks(v_queue_id, v_ids);
+  perform absurd.delete_tasks(p_queue_id, v_ids);
   return cardinality(v_ids);
 end
 $$;
 
--- Purpose: delete at most p_limit events emitted before now - p_ttl_seconds, oldest first. Sentinels that nobody waits on
--- go too and are not counted. p_untaken false spares events that no task has received yet.
--- Locks: event rows, SKIP LOCKED.
-create or replace function absurd.delete_old_events(
-    p_queue_id integer, p_ttl_seconds double precision, p_limit integer, p_untaken boolean)
+-- Purpose: the moment before which things are old. P0001 for a null or negative ttl.
+create or replace function absurd.expiry(p_ttl_seconds double precision)
+  returns timestamptz language plpgsql volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_ttl_seconds is null or p_ttl_seconds < 0 then
+    raise exception 'TTL must be a non-negative number of seconds';
+  end if;
+  return absurd.current_time() - make_interval(secs => p_ttl_seconds);
+end
+$$;
+
+-- Purpose: delete at most p_limit tasks that ended before now - p_ttl_seconds. P0001 for a null or negative ttl.
+create or replace function absurd.cleanup_tasks(p_queue_name text, p_ttl_seconds integer, p_limit integer default 1000)
+  returns integer language sql security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+  select absurd.delete_old_tasks(absurd.queue_id_of(p_queue_name), absurd.expiry(p_ttl_seconds), coalesce(p_limit, 1000))
+$$;
+
+-- Purpose: delete at most p_limit sentinels that nobody waits on. Locks: event rows, SKIP LOCKED.
+create or replace function absurd.delete_sentinels(p_queue_id integer, p_limit integer)
   returns integer language plpgsql security definer
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
   set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
-  v_before timestamptz := absurd.current_time() - make_interval(secs => p_ttl_seconds);
   v_idle text[];
   v_count integer;
 begin
@@ -2613,16 +2747,35 @@ begin
              and not exists (select 1 from absurd.waits w where w.queue_id = p_queue_id and w.event_name = e.event_name
                                                             and w.awaited_task_id is null)
            order by e.event_name limit greatest(p_limit, 0) for update skip locked) o;
-  if v_idle is not null then
-    with idle as materialized (select p_queue_id as queue_id, u.name as event_name from unnest(v_idle) u(name))
-    delete from absurd.events e using idle i
-     where e.queue_id = i.queue_id and e.event_name = i.event_name and e.emitted_at is null
-       and not exists (select 1 from absurd.waits w where w.queue_id = p_queue_id and w.event_name = e.event_name
-                                                      and w.awaited_task_id is null);
+  if v_idle is null then
+    return 0;
   end if;
+  with idle as materialized (select p_queue_id as queue_id, u.name as event_name from unnest(v_idle) u(name))
+  delete from absurd.events e using idle i
+   where e.queue_id = i.queue_id and e.event_name = i.event_name and e.emitted_at is null
+     and not exists (select 1 from absurd.waits w where w.queue_id = p_queue_id and w.event_name = e.event_name
+                                                    and w.awaited_task_id is null);
+  get diagnostics v_count = row_count;
+  return v_count;
+end
+$$;
+
+-- Purpose: delete at most p_limit events emitted before a moment, oldest first. Sentinels that nobody waits on go too and
+-- are not counted. p_untaken false spares events that no task has received yet. Locks: event rows, SKIP LOCKED.
+create or replace function absurd.delete_old_events(
+    p_queue_id integer, p_before timestamptz, p_limit integer, p_untaken boolean)
+  returns integer language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_count integer;
+begin
+  perform absurd.delete_sentinels(p_queue_id, p_limit);
   with old as materialized (
     select e.queue_id, e.event_name from absurd.events e
-     where e.queue_id = p_queue_id and e.emitted_at < v_before and (p_untaken or e.taken_at is not null)
+     where e.queue_id = p_queue_id and e.emitted_at < p_before and (p_untaken or e.taken_at is not null)
      order by e.emitted_at limit greatest(p_limit, 0) for update skip locked)
   delete from absurd.events e using old o where e.queue_id = o.queue_id and e.event_name = o.event_name;
   get diagnostics v_count = row_count;
@@ -2631,15 +2784,10 @@ end
 $$;
 
 create or replace function absurd.cleanup_events(p_queue_name text, p_ttl_seconds integer, p_limit integer default 1000)
-  returns integer language plpgsql security definer
+  returns integer language sql security definer
   set search_path = pg_catalog, pg_temp
 as $$
-begin
-  if p_ttl_seconds is null or p_ttl_seconds < 0 then
-    raise exception 'TTL must be a non-negative number of seconds';
-  end if;
-  return absurd.delete_old_events(absurd.queue_id_of(p_queue_name), p_ttl_seconds, coalesce(p_limit, 1000), true);
-end
+  select absurd.delete_old_events(absurd.queue_id_of(p_queue_name), absurd.expiry(p_ttl_seconds), coalesce(p_limit, 1000), true)
 $$;
 
 -- Purpose: one batch per queue by its policy (cleanup_ttl, cleanup_limit), by name. P0001 for an unknown queue. Also purges
@@ -2659,13 +2807,14 @@ begin
       using hint = format('Create it first: absurdctl create-queue %L', p_queue_name);
   end if;
   for v_queue in
-    select q.queue_name, q.cleanup_limit,
-           least(extract(epoch from q.cleanup_ttl), 2147483647)::integer as ttl
+    -- by id: one that is dropped meanwhile has nothing left to clean, which is no error
+    select q.queue_id, q.queue_name, q.cleanup_limit,
+           absurd.expiry(least(extract(epoch from q.cleanup_ttl), 2147483647)::double precision) as expiry
       from absurd.queues q where p_queue_name is null or q.queue_name = p_queue_name order by q.queue_name
   loop
     queue_name := v_queue.queue_name;
-    tasks_deleted := absurd.cleanup_tasks(v_queue.queue_name, v_queue.ttl, v_queue.cleanup_limit);
-    events_deleted := absurd.cleanup_events(v_queue.queue_name, v_queue.ttl, v_queue.cleanup_limit);
+    tasks_deleted := absurd.delete_old_tasks(v_queue.queue_id, v_queue.expiry, v_queue.cleanup_limit);
+    events_deleted := absurd.delete_old_events(v_queue.queue_id, v_queue.expiry, v_queue.cleanup_limit, true);
     return next;
   end loop;
   if p_queue_name is null then
@@ -2701,12 +2850,12 @@ declare
 begin
   for v_queue in
     select q.queue_id, q.queue_name, q.cleanup_limit,
-           least(extract(epoch from q.cleanup_ttl), 2147483647)::integer as ttl
+           absurd.expiry(least(extract(epoch from q.cleanup_ttl), 2147483647)::double precision) as expiry
       from absurd.queues q where q.queue_id = any(p_queue_ids) order by q.queue_name
   loop
     queue_name := v_queue.queue_name;
-    tasks_deleted := absurd.cleanup_tasks(v_queue.queue_name, v_queue.ttl, v_queue.cleanup_limit);
-    events_deleted := absurd.delete_old_events(v_queue.queue_id, v_queue.ttl, v_queue.cleanup_limit, false);
+    tasks_deleted := absurd.delete_old_tasks(v_queue.queue_id, v_queue.expiry, v_queue.cleanup_limit);
+    events_deleted := absurd.delete_old_events(v_queue.queue_id, v_queue.expiry, v_queue.cleanup_limit, false);
     return next;
   end loop;
   perform absurd.purge_dropped_queues(1000);
@@ -2714,9 +2863,11 @@ begin
 end
 $$;
 
--- Purpose: delete at most p_limit unfinished and finished tasks, and events, of one queue id. Returns rows of tasks and events.
-create or replace function absurd.purge_rows(p_queue_id integer, p_limit integer)
-  returns integer language plpgsql security definer
+-- Purpose: delete at most p_limit tasks of one queue id, whatever their state, and as many events. What somebody holds at
+-- this moment stays. Returns the number of tasks, and of all rows.
+-- Locks: live rows, their waiters', ending attempts rows, event rows; SKIP LOCKED.
+create or replace function absurd.purge_rows(p_queue_id integer, p_limit integer, out tasks integer, out total integer)
+  language plpgsql security definer
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
   set enable_hashjoin = off set enable_mergejoin = off set jit = off
@@ -2724,42 +2875,48 @@ as $$
 declare
   v_ids uuid[];
   v_live uuid[];
-  v_count integer;
+  v_left uuid[];
 begin
-  with old as materialized (
-    select e.queue_id, e.event_name from absurd.events e
-     where e.queue_id = p_queue_id order by e.event_name limit p_limit for update)
-  delete from absurd.events e using old o where e.queue_id = o.queue_id and e.event_name = o.event_name;
-  get diagnostics v_count = row_count;
-  select array_agg(t.task_id) into v_ids
+  select array_agg(t.task_id order by t.task_id) into v_ids
     from (select t.task_id from absurd.tasks t where t.queue_id = p_queue_id order by t.task_id limit p_limit) t;
+  -- somebody may wait for the unfinished ones: they end as cancelled first
+  select array_agg(u.id) into v_live
+    from unnest(v_ids) u(id)
+   cross join lateral (select 1 from absurd.live l where l.queue_id = p_queue_id and l.task_id = u.id for update skip locked) l;
+  if v_live is not null then
+    v_left := absurd.lock_waiters(p_queue_id, v_live);
+    perform absurd.finish_tasks(p_queue_id, absurd.current_time(),
+      (select array_agg(u) from unnest(v_live) u where u <> all(coalesce(v_left, '{}'))), 'x', 'x', null, null);
+  end if;
+  select array_agg(u.id) into v_ids
+    from unnest(v_ids) u(id)
+   cross join lateral (select 1 from absurd.attempts e
+                        where e.queue_id = p_queue_id and e.task_id = u.id and e.task_state is not null
+                        for update skip locked) e;
   if v_ids is not null then
-    -- somebody may wait for the unfinished ones: they end as cancelled first
-    select array_agg(u.id) into v_live
-      from (select u from unnest(v_ids) u order by u offset 0) u(id)
-     cross join lateral (select 1 from absurd.live l where l.queue_id = p_queue_id and l.task_id = u.id for update) l;
-    if v_live is not null then
-      perform absurd.lock_waiters(p_queue_id, v_live, true);
-      perform absurd.finish_tasks(p_queue_id, absurd.current_time(), v_live, 'x', 'x', null, null);
-    end if;
     perform absurd.delete_tasks(p_queue_id, v_ids);
   end if;
-  return v_count + coalesce(cardinality(v_ids), 0);
+  tasks := coalesce(cardinality(v_ids), 0);
+  total := tasks + absurd.delete_sentinels(p_queue_id, p_limit)
+                 + absurd.delete_old_events(p_queue_id, 'infinity', p_limit, true);
 end
 $$;
 
--- Purpose: empty a queue: every task, whatever its state, and every event. Returns the number of tasks deleted. 42P01.
+-- Purpose: empty a queue: every task, whatever its state, and every event, but for what an open transaction holds (call it
+-- again). Returns the number of tasks deleted. 42P01.
 create or replace function absurd.purge_queue(p_queue_name text)
   returns integer language plpgsql security definer
   set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_queue_id integer := absurd.queue_id_of(p_queue_name);
-  v_tasks integer;
+  v_batch record;
+  v_tasks integer := 0;
 begin
-  select count(*) into v_tasks from absurd.tasks t where t.queue_id = v_queue_id;
-  while absurd.purge_rows(v_queue_id, 1000) > 0 loop
-    null;
+  loop
+    select * into v_batch from absurd.purge_rows(v_queue_id, 1000);
+    exit when v_batch.total = 0;
+    v_tasks := v_tasks + v_batch.tasks;
   end loop;
   return v_tasks;
 end
@@ -2779,7 +2936,7 @@ begin
   for v_dropped in
     select d.queue_id, d.dropped_at from absurd.dropped_queues d order by d.queue_id limit 10 for update skip locked
   loop
-    v_rows := absurd.purge_rows(v_dropped.queue_id, p_limit);
+    v_rows := (absurd.purge_rows(v_dropped.queue_id, p_limit)).total;
     v_total := v_total + v_rows;
     if v_rows = 0 and v_dropped.dropped_at < clock_timestamp() - interval '10 minutes' then
       delete from absurd.idempotency_keys k where k.queue_id = v_dropped.queue_id;
@@ -2793,7 +2950,8 @@ end
 $$;
 
 -- Purpose: drop a queue; an unknown name is a no-op. Views and row go at once, tasks that others wait for end as cancelled,
--- the rest is purged in batches (purge_dropped_queues). Locks: the queue's row, then live rows.
+-- the rest (and what somebody holds) is purged in batches (purge_dropped_queues).
+-- Locks: the queue's row, waiting; live rows and their waiters', SKIP LOCKED.
 create or replace function absurd.drop_queue(p_queue_name text)
   returns void language plpgsql security definer
   set search_path = pg_catalog, pg_temp
@@ -2802,6 +2960,7 @@ declare
   v_queue_id integer;
   v_scope text := left(md5(p_queue_name), 12);
   v_awaited uuid[];
+  v_left uuid[];
   v_prefix text;
 begin
   delete from absurd.queues q where q.queue_name = p_queue_name returning q.queue_id into v_queue_id;
@@ -2817,11 +2976,14 @@ begin
   foreach v_prefix in array array['t_', 'r_', 'c_', 'e_', 'w_'] loop
     execute format('drop view if exists absurd.%I', v_prefix || p_queue_name);
   end loop;
-  select array_agg(distinct w.awaited_task_id) into v_awaited from absurd.waits w where w.awaited_queue_id = v_queue_id;
+  select array_agg(a.task_id) into v_awaited
+    from (select distinct w.awaited_task_id as task_id from absurd.waits w where w.awaited_queue_id = v_queue_id order by 1) a
+   cross join lateral (select 1 from absurd.live l
+                        where l.queue_id = v_queue_id and l.task_id = a.task_id for update skip locked) l;
   if v_awaited is not null then
-    perform 1 from absurd.live l where l.queue_id = v_queue_id and l.task_id = any(v_awaited) order by l.task_id for update;
-    perform absurd.lock_waiters(v_queue_id, v_awaited, true);
-    perform absurd.finish_tasks(v_queue_id, absurd.current_time(), v_awaited, 'x', 'x', null, null);
+    v_left := absurd.lock_waiters(v_queue_id, v_awaited);
+    perform absurd.finish_tasks(v_queue_id, absurd.current_time(),
+      (select array_agg(u) from unnest(v_awaited) u where u <> all(coalesce(v_left, '{}'))), 'x', 'x', null, null);
   end if;
 end
 $$;
