@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import psycopg
 import pytest
 
 from tests.fixtures.clock import Clock
 from tests.fixtures.gates import Gate
-from tests.fixtures.postgres import Connect, Connection
+from tests.fixtures.postgres import Connect
 from tests.sql.driver import Claim, Queue, Row, refused, run_of
 
 ENDS: dict[str, Callable[[Queue, Row], Any]] = {
@@ -315,7 +314,7 @@ def test_a_parent_that_a_claim_resumes_at_its_timeout_is_left_alone_by_the_child
 def test_a_claim_at_the_timeout_passes_the_parent_a_childs_end_is_waking(
     q: Queue, connect: Connect, clock: Clock
 ) -> None:
-    parent, child = _family(q, timeout=30)
+    _, child = _family(q, timeout=30)
     ending = connect(autocommit=False)
     q.on(ending).complete(child.run_id, 5)
     clock.advance(q.conn, 30)
