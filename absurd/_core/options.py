@@ -71,7 +71,9 @@ def spawn_row(
     if key is not None and not isinstance(key, str):
         raise InvalidOption(f"idempotency_key must be a string, not {type(key).__name__}")
     text = codec.encode(params, what="params")
-    return SpawnRow(task_name, text, key, fingerprint(task_name, text) if key else None, _spec(options, task, client_attempts))
+    return SpawnRow(
+        task_name, text, key, fingerprint(task_name, text) if key else None, _spec(options, task, client_attempts)
+    )
 
 
 def fingerprint(task_name: str, params: str) -> str:
@@ -124,7 +126,9 @@ def _retry(value: Any) -> Any:
         raise InvalidOption(f"retry_strategy must be a mapping with a kind, not {value!r}")
     unknown = set(value) - {"kind", "base_seconds", "factor", "max_seconds"}
     if unknown:
-        raise InvalidOption(f"retry_strategy has unknown keys {sorted(unknown)}: use kind, base_seconds, factor, max_seconds")
+        raise InvalidOption(
+            f"retry_strategy has unknown keys {sorted(unknown)}: use kind, base_seconds, factor, max_seconds"
+        )
     return dict(value)
 
 
@@ -134,7 +138,9 @@ def _cancellation(value: Any) -> Any:
     for key, seconds in value.items():
         if key not in ("max_delay", "max_duration"):
             raise InvalidOption(f'cancellation has an unknown key "{key}": use max_delay and max_duration')
-        if seconds is not None and (not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not seconds >= 0):
+        if seconds is not None and (
+            not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not seconds >= 0
+        ):
             raise InvalidOption(f"cancellation {key} must be seconds >= 0, not {seconds!r}")
     return dict(value)
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from absurd._core import codec
-from absurd.errors import CancelledTask, FailedTask, LeaseLostSignal, NotSerializable, SuspendTask, ValidationFailed, ValueTooLarge
+from absurd.errors import (
+    CancelledTask,
+    FailedTask,
+    LeaseLostSignal,
+    NotSerializable,
+    SuspendTask,
+    ValidationFailed,
+    ValueTooLarge,
+)
 
 
 class Outcome(NamedTuple):
@@ -31,7 +39,9 @@ def completed(value: Any) -> Outcome:
 
 def failed(error: BaseException) -> Outcome:
     """The handler raised. Whatever the text holds, it can be recorded."""
-    return Outcome("failed", codec.encode(codec.error_payload(error), what="failure"), isinstance(error, ValidationFailed))
+    return Outcome(
+        "failed", codec.encode(codec.error_payload(error), what="failure"), isinstance(error, ValidationFailed)
+    )
 
 
 def raised(error: BaseException) -> Outcome:

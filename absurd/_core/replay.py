@@ -32,8 +32,10 @@ class History:
             raise StepNameError("a step needs a name: a non-empty string")
         if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
             raise StepNameError(f"the step name {name[:40]!r}... is longer than {MAX_NAME_BYTES} bytes: shorten it")
-        if "\0" in name or not name.isprintable() and _surrogates(name):
-            raise StepNameError(f"the step name {name!r} holds NUL or half a surrogate pair, which Postgres cannot store")
+        if "\0" in name or (not name.isprintable() and _surrogates(name)):
+            raise StepNameError(
+                f"the step name {name!r} holds NUL or half a surrogate pair, which Postgres cannot store"
+            )
         count = self._counts.get(name, 0) + 1
         unique = name if count == 1 else f"{name}#{count}"
         while unique in self._used:

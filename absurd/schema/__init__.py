@@ -43,6 +43,12 @@ def sql() -> str:
     return (resources.files(__package__) / "_bundle" / "absurd.sql").read_text(encoding="utf-8")
 
 
+def script() -> str:
+    """What an install does, as text for `psql` or another tool: one transaction that also records the release."""
+    record = f"insert into absurd.settings (name, value) values ('version', '{VERSION}')"
+    return f"begin;\n{sql()}\n{record}\n  on conflict (name) do update set value = excluded.value;\ncommit;\n"
+
+
 @cache
 def migrations() -> dict[int, tuple[str, str]]:
     """number -> (name, sha256 of the migration's text), as the bundle carries them."""

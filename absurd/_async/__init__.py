@@ -1,0 +1,1 @@
+"""The SDK and worker, written by hand; `absurd._sync` is generated from these files by tools/unasync.py."""

@@ -1,0 +1,329 @@
+"""What differs between the two worlds, on asyncio. The sync twin (absurd/_sync/_compat.py) has the same names on threads.
+
+All state that slots, committer, claimer and keeper share lives in these objects: a swap that is atomic between two awaits
+is a race between two threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import inspect
+import signal as signals
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool
+
+from absurd.errors import ConfigError
+from absurd.telemetry import logger
+
+T = TypeVar("T")
+Connection = psycopg.AsyncConnection[Any]
+Cursor = psycopg.AsyncCursor[Any]
+Pool = AsyncConnectionPool[Connection]
+Cancelled = asyncio.CancelledError
+Lock = asyncio.Lock
+Semaphore = asyncio.Semaphore
+
+
+def check_handler(name: str, handler: Any) -> None:
+    """Refuse the wrong kind of handler at registration, not at the first task."""
+    if not inspect.iscoroutinefunction(handler) and not inspect.iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004
+        raise ConfigError(f'task "{name}": AsyncAbsurd needs an `async def` handler; use Absurd for plain functions')
+
+
+async def maybe_await(value: Any) -> Any:
+    """The value, awaited when it can be (hooks and steps may be plain functions)."""
+    return (await value) if inspect.isawaitable(value) else value
+
+
+async def try_acquire(permits: Semaphore) -> bool:
+    """Take a permit if one is free."""
+    if permits.locked():
+        return False
+    await permits.acquire()
+    return True
+
+
+async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    """The items of either kind of iterable."""
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
+
+
+async def sleep(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+class Pause:
+    """Fairness: handlers that never wait must not starve committer and keeper; yields every 32nd call."""
+
+    __slots__ = ("_count",)
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    async def __call__(self) -> None:
+        self._count += 1
+        if self._count % 32 == 0:
+            await asyncio.sleep(0)
+
+
+class Event:
+    """A flag that can be waited for with a timeout."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """True when set, False when the time is up."""
+        try:
+            await asyncio.wait_for(self._event.wait(), timeout)
+        except TimeoutError:
+            return False
+        return True
+
+
+class Reply(Generic[T]):
+    """Set once, from anywhere; abandoned after a timeout or a cancellation, never reused."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    def set(self, value: T) -> None:
+        if not self._future.done():
+            self._future.set_result(value)
+
+    def fail(self, error: BaseException) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)
+            self._future.exception()  # retrieved: an abandoned reply must not warn
+
+    async def get(self) -> T:
+        return await self._future
+
+
+class Inbox(Generic[T]):
+    """Put from anywhere; one reader drains what is there, waiting for the first. None once it is closed and empty."""
+
+    def __init__(self) -> None:
+        self._items: deque[T] = deque()
+        self._ready = asyncio.Event()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, item: T) -> None:
+        self._items.append(item)
+        self._ready.set()
+
+    def close(self) -> None:
+        self._closed = True
+        self._ready.set()
+
+    async def drain(self, limit: int) -> list[T] | None:
+        while not self._items:
+            if self._closed:
+                return None
+            self._ready.clear()
+            await self._ready.wait()
+        return [self._items.popleft() for _ in range(min(limit, len(self._items)))]
+
+
+class Ready(Generic[T]):
+    """Claimed work between the claimer and the slots. `capacity` may change; a slot that waits counts as room."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._items: deque[T] = deque()
+        self._hungry: deque[asyncio.Future[None]] = deque()
+        self._claimer: asyncio.Future[None] | None = None
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    async def put_many(self, items: list[T]) -> None:
+        self._items.extend(items)
+        for _ in items:
+            if not self._hungry:
+                break
+            self._wake(self._hungry.popleft())
+
+    async def get(self) -> T | None:
+        """The next item; None once closed (what is left then belongs to whoever closed it)."""
+        while not self._closed:
+            if self._items:
+                item = self._items.popleft()
+                self._tell_claimer()
+                return item
+            waiter = asyncio.get_running_loop().create_future()
+            self._hungry.append(waiter)
+            self._tell_claimer()
+            await waiter
+        return None
+
+    async def room(self) -> int:
+        """How many items may be put: waits until a slot is free, or the buffer has fallen to half. 0 once closed."""
+        while not self._closed:
+            if self._has_room():
+                return len(self._hungry) + self.capacity - len(self._items)
+            self._claimer = asyncio.get_running_loop().create_future()
+            await self._claimer
+        return 0
+
+    async def close(self) -> list[T]:
+        """End it; returns what nobody took."""
+        self._closed = True
+        left = list(self._items)
+        self._items.clear()
+        while self._hungry:
+            self._wake(self._hungry.popleft())
+        if self._claimer is not None:
+            self._wake(self._claimer)
+        return left
+
+    def _has_room(self) -> bool:
+        if len(self._hungry) > len(self._items):
+            return True
+        free = len(self._hungry) + self.capacity - len(self._items)
+        return free > 0 and self.capacity > 0 and free >= (self.capacity + 1) // 2
+
+    def _tell_claimer(self) -> None:
+        if self._claimer is not None and self._has_room():
+            self._wake(self._claimer)
+
+    @staticmethod
+    def _wake(waiter: asyncio.Future[None]) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+
+class Waker:
+    """Interrupts a wait on a socket from elsewhere in the process."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def wake(self) -> None:
+        self._event.set()
+
+    def close(self) -> None:
+        """Nothing to release here; the twin has a pipe."""
+
+    async def wait_for(self, fileno: int, timeout: float | None) -> None:
+        """Until the socket has something to read, `wake` is called, or the time is up."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(fileno, self._event.set)
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._event.wait(), timeout)
+            self._event.clear()
+        finally:
+            loop.remove_reader(fileno)
+
+
+class Running:
+    """A handler under way: cancellable from outside, with the reason why."""
+
+    __slots__ = ("_task", "reason")
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[Any] | None = None
+        self.reason: BaseException | None = None
+
+    async def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run in a task of its own: its own context, and cancellation reaches nothing else."""
+        task = asyncio.get_running_loop().create_task(call())
+        self._task = task
+        return await task
+
+    def stop(self, reason: BaseException) -> None:
+        """Ask it to end: CancelledError at its next await."""
+        self.interrupt(reason)
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+
+    def interrupt(self, reason: BaseException) -> None:
+        """Ask it to end at its next context call."""
+        if self.reason is None:
+            self.reason = reason
+
+
+class Group:
+    """Background jobs of a worker."""
+
+    def __init__(self) -> None:
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, job: Callable[..., Coroutine[Any, Any, None]], *args: Any, name: str = "") -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(self._guard(job, args), name=f"absurd-{name}"))
+
+    @staticmethod
+    async def _guard(job: Callable[..., Coroutine[Any, Any, None]], args: tuple[Any, ...]) -> None:
+        try:
+            await job(*args)
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            logger.exception("a part of the worker ended unexpectedly; its leases will run out")
+
+    async def join(self, timeout: float | None = None) -> bool:
+        """Wait for all jobs; False when the time is up first."""
+        if not self._tasks:
+            return True
+        _, waiting = await asyncio.wait(self._tasks, timeout=timeout)
+        return not waiting
+
+    def abandon(self) -> None:
+        """Stop waiting for what is still running."""
+        for task in self._tasks:
+            task.cancel()
+
+
+@contextlib.contextmanager
+def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
+    """Call `handle(signal number)` on SIGTERM and SIGINT while inside; nothing outside the main thread."""
+    loop = asyncio.get_running_loop()
+    added: list[signals.Signals] = []
+    for number in (signals.SIGTERM, signals.SIGINT):
+        try:
+            loop.add_signal_handler(number, handle, number)
+        except (NotImplementedError, RuntimeError, ValueError):
+            continue
+        added.append(number)
+    try:
+        yield
+    finally:
+        for number in added:
+            loop.remove_signal_handler(number)
+
+
+def call_soon(call: Callable[[], None]) -> None:
+    """Run a short callback outside the present frame."""
+    asyncio.get_running_loop().call_soon(call)
+
+
+def twin_client() -> Any:
+    """The client class of the other world."""
+    return importlib.import_module("absurd").Absurd
+
+
+Hook = Callable[..., Awaitable[Any] | Any]

@@ -1,0 +1,516 @@
+"""The client: register and spawn tasks, emit events, ask for results, manage queues, run workers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from absurd._async import _compat
+from absurd._async.batchwork import work_claimed
+from absurd._async.context import as_uuid, check_event
+from absurd._async.session import Session, mint_task_id
+from absurd._async.watch import Watcher
+from absurd._async.worker import DRAIN_SECONDS, Worker
+from absurd._core import codec, options
+from absurd._core.options import MaxAttempts, SpawnRow
+from absurd._core.registry import Registry
+from absurd._db import procedures
+from absurd.errors import ConfigError, TaskNotFound
+from absurd.types import (
+    AbsurdHooks,
+    CancellationPolicy,
+    ClaimedTask,
+    EmitMode,
+    QueueDetachMode,
+    QueuePolicy,
+    QueueStorageMode,
+    RetryStrategy,
+    RetryTaskResult,
+    SpawnRequest,
+    SpawnResult,
+    TaskId,
+    TaskResultSnapshot,
+)
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+Retried = RetryTaskResult
+SDK_MAX_ATTEMPTS = 5
+CHUNK_ROWS = 5000
+
+
+class AsyncAbsurd:
+    """A client of one database, with a default queue.
+
+    `conn_or_url`: a URL (own connection pool, opened at the first call; `embedded:` starts the private Postgres), a psycopg
+    connection (calls join its transaction and never commit it), a psycopg pool, or None (`ABSURD_DATABASE_URL`,
+    `PGDATABASE`, `postgresql://localhost/absurd`).
+
+    Example:
+
+        app = AsyncAbsurd("postgresql://localhost/shop", queue_name="orders")
+
+        @app.register_task("fulfil")
+        async def fulfil(params, ctx):
+            await ctx.step("reserve", lambda: {"items": params["items"]})
+            return await ctx.await_event(f"paid:{params['order']}")
+    """
+
+    def __init__(
+        self,
+        conn_or_url: _compat.Connection | _compat.Pool | str | None = None,
+        queue_name: str = "default",
+        default_max_attempts: int | None = None,
+        hooks: AbsurdHooks | None = None,
+    ) -> None:
+        """`default_max_attempts` beats a queue's own default; left out, the queue decides, else 5."""
+        self.queue_name = options.queue_name(queue_name)
+        if default_max_attempts is not None and default_max_attempts < 1:
+            raise ConfigError("default_max_attempts must be >= 1")
+        self._attempts = MaxAttempts(default_max_attempts or SDK_MAX_ATTEMPTS, default_max_attempts is not None)
+        self._hooks: AbsurdHooks = hooks or {}
+        self._registry = Registry(self.queue_name)
+        self._session = Session(conn_or_url)
+        self._watcher = Watcher(self._session)
+        self._worker: Worker | None = None
+
+    async def __aenter__(self) -> AsyncAbsurd:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the client's own pool; a borrowed connection or pool stays open."""
+        self.stop_worker()
+        await self._session.close()
+
+    def bind(self, conn: _compat.Connection) -> AsyncAbsurd:
+        """This client on a connection of yours: its calls join that connection's transaction and never commit it."""
+        bound = object.__new__(type(self))
+        bound.__dict__.update(self.__dict__)
+        bound._session = Session(conn)
+        bound._watcher = Watcher(bound._session)
+        bound._worker = None
+        return bound
+
+    # [async-only
+    def make_sync(self) -> Any:
+        """An `Absurd` on the same database, queue and defaults; tasks are not carried over."""
+        return self._again(_compat.twin_client())
+
+    def make_async(self) -> Any:
+        """Another client of this kind, on the same database, queue and defaults; tasks are not carried over."""
+        return self._again(type(self))
+
+    # ]
+    # SYNC-ONLY: def make_async(self) -> Any:
+    # SYNC-ONLY:     """An `AsyncAbsurd` on the same database, queue and defaults; tasks are not carried over."""
+    # SYNC-ONLY:     return self._again(_compat.twin_client())
+    # SYNC-ONLY:
+    # SYNC-ONLY: def make_sync(self) -> Any:
+    # SYNC-ONLY:     """Another client of this kind, on the same database, queue and defaults; tasks are not carried over."""
+    # SYNC-ONLY:     return self._again(type(self))
+    # SYNC-ONLY:
+    def _again(self, kind: Any) -> Any:
+        given = self._attempts.value if self._attempts.explicit else None
+        return kind(self._session.conninfo(), self.queue_name, given, self._hooks or None)
+
+    # -- tasks ---------------------------------------------------------------------------------------------------------
+
+    def register_task(
+        self,
+        name: str,
+        queue: str | None = None,
+        default_max_attempts: int | None = None,
+        default_cancellation: CancellationPolicy | None = None,
+        *,
+        default_retry_strategy: RetryStrategy | None = None,
+        params: Any = None,
+        result: Any = None,
+    ) -> Callable[[Handler], Handler]:
+        """Decorator for a handler `(params, ctx)`; returns it unchanged.
+
+        `params` and `result` are types (pydantic model, dataclass, TypedDict, or anything a TypeAdapter takes) that values
+        are held against at spawn and at claim; the annotation of the handler's first parameter serves as `params` when it
+        is a model, dataclass or TypedDict.
+        """
+        if queue is not None:
+            options.queue_name(queue)
+
+        def register(handler: Handler) -> Handler:
+            _compat.check_handler(name, handler)
+            self._registry.add(
+                name,
+                handler,
+                queue=queue,
+                default_max_attempts=default_max_attempts,
+                default_cancellation=default_cancellation,
+                default_retry_strategy=default_retry_strategy,
+                params=params,
+                result=result,
+            )
+            return handler
+
+        return register
+
+    async def spawn(
+        self,
+        task_name: str,
+        params: Any = None,
+        max_attempts: int | None = None,
+        retry_strategy: RetryStrategy | None = None,
+        headers: dict[str, Any] | None = None,
+        queue: str | None = None,
+        cancellation: CancellationPolicy | None = None,
+        idempotency_key: str | None = None,
+        *,
+        priority: int | None = None,
+        start_at: datetime | None = None,
+        delay: float | timedelta | None = None,
+    ) -> SpawnResult:
+        """Create a task; returns ids of its newest run and whether it is new.
+
+        `idempotency_key`: one task per queue and key, as long as that task is kept. `priority` -1000..1000, higher first.
+        `start_at` or `delay`: not before. Raises QueueNotFound, ConfigError, InvalidOption, InvalidRetryStrategy,
+        ValidationFailed, NotSerializable, ValueTooLarge; nothing is written then.
+        """
+        options_given = {
+            "max_attempts": max_attempts,
+            "retry_strategy": retry_strategy,
+            "headers": headers,
+            "queue": queue,
+            "cancellation": cancellation,
+            "idempotency_key": idempotency_key,
+            "priority": priority,
+            "start_at": start_at,
+            "delay": delay,
+        }
+        chosen = {key: value for key, value in options_given.items() if value is not None}
+        target, row = await self._prepare({"task_name": task_name, "params": params, **chosen})
+        return (await self._spawn_rows(target, [row]))[0]
+
+    async def spawn_many(
+        self,
+        requests: Iterable[SpawnRequest] | AsyncIterable[SpawnRequest],
+        *,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[SpawnResult]:
+        """Create many tasks by few calls. Each request: task_name, params, and any option of `spawn`.
+
+        Sent in chunks of 5,000, each all or nothing; `on_progress(done)` after each. Results in input order.
+        """
+        results: list[SpawnResult | None] = []
+        waiting: dict[str, list[tuple[int, SpawnRow]]] = {}
+        held = done = 0
+
+        async def send() -> None:
+            nonlocal held, done
+            for target, numbered in waiting.items():
+                answers = await self._spawn_rows(target, [row for _, row in numbered])
+                for (place, _), answer in zip(numbered, answers, strict=True):
+                    results[place] = answer
+            waiting.clear()
+            done += held
+            held = 0
+            if on_progress is not None:
+                on_progress(done)
+
+        async for request in _compat.each(requests):
+            target, row = await self._prepare(request)
+            waiting.setdefault(target, []).append((len(results), row))
+            results.append(None)
+            held += 1
+            if held == CHUNK_ROWS:
+                await send()
+        if held:
+            await send()
+        return [result for result in results if result is not None]
+
+    async def _prepare(self, request: Mapping[str, Any]) -> tuple[str, SpawnRow]:
+        """Target queue and row of one request, after the hook."""
+        task_name, params = request.get("task_name", ""), request.get("params")
+        given: Any = {key: value for key, value in request.items() if key not in ("task_name", "params")}
+        hook = self._hooks.get("before_spawn")
+        if hook is not None:
+            given = await _compat.maybe_await(hook(task_name, params, given))
+        task = self._registry.get(task_name)
+        target = options.target_queue(task_name, task, given.get("queue"))
+        return target, options.spawn_row(task_name, params, given, task, self._attempts)
+
+    async def _spawn_rows(self, target: str, rows: list[SpawnRow]) -> list[SpawnResult]:
+        ids = [mint_task_id() for _ in rows] if self._session.mints_ids else None
+        spawned = await self._session.run(
+            procedures.spawn_tasks(
+                target,
+                [row.task_name for row in rows],
+                [row.params for row in rows],
+                [row.idempotency_key for row in rows],
+                [row.fingerprint for row in rows],
+                [row.spec for row in rows],
+                ids,
+            )
+        )
+        return [one._asdict() for one in spawned]  # type: ignore[misc]
+
+    async def fetch_task_result(self, task_id: TaskId, queue_name: str | None = None) -> TaskResultSnapshot | None:
+        """How a task stands now; None for an unknown task."""
+        found = await self._session.run(procedures.get_task_result(self._queue(queue_name), as_uuid(task_id)))
+        return None if found is None else TaskResultSnapshot(found[0], found[1], found[2])  # type: ignore[arg-type]
+
+    async def await_task_result(
+        self, task_id: TaskId, timeout: float | None = None, queue_name: str | None = None
+    ) -> TaskResultSnapshot:
+        """Wait until a task has ended, told by the database rather than polling where the connection allows it.
+
+        Raises TimeoutError after `timeout` seconds and TaskNotFound for an unknown task.
+        """
+        queue, wanted = self._queue(queue_name), as_uuid(task_id)
+
+        async def look() -> TaskResultSnapshot:
+            snapshot = await self.fetch_task_result(wanted, queue)
+            if snapshot is None:
+                raise TaskNotFound(f'Task "{wanted}" not found in queue "{queue}"')
+            return snapshot
+
+        return await self._watcher.wait(queue, wanted, timeout, look)
+
+    async def retry_task(
+        self,
+        task_id: TaskId,
+        *,
+        max_attempts: int | None = None,
+        spawn_new: bool = False,
+        queue_name: str | None = None,
+    ) -> Retried:
+        """Give a failed task another run (its checkpoints kept), or spawn a copy. Raises TaskNotFound, RetryRefused."""
+        given: dict[str, Any] = {"spawn_new": spawn_new}
+        if max_attempts is not None:
+            given["max_attempts"] = max_attempts
+        if spawn_new and self._session.mints_ids:
+            given["task_id"] = mint_task_id()
+        call = procedures.retry_task(self._queue(queue_name), as_uuid(task_id), codec.encode(given), "task_id" in given)
+        new_task, run, attempt, created = await self._session.run(call)
+        return {"task_id": new_task, "run_id": run, "attempt": attempt, "created": created}
+
+    async def cancel_task(self, task_id: TaskId, queue_name: str | None = None) -> None:
+        """Cancel a task; a no-op once it has ended. A running handler is told at its next context call."""
+        await self._session.run(procedures.cancel_task(self._queue(queue_name), as_uuid(task_id)))
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    async def emit_event(
+        self, event_name: str, payload: Any = None, queue_name: str | None = None, *, mode: EmitMode = "latch"
+    ) -> bool:
+        """Give an event of a queue its payload and wake who waits for it; whether it took effect.
+
+        "latch": the first emit of a name wins, later ones change nothing (False). "next": replaces the payload.
+        """
+        check_event(event_name, mode)
+        text = codec.encode(payload, what="payload")
+        return (
+            await self._session.run(procedures.emit_events(self._queue(queue_name), [event_name], [text], mode)) == "o"
+        )
+
+    async def emit_many(
+        self,
+        events: Iterable[tuple[str, Any]] | AsyncIterable[tuple[str, Any]],
+        queue_name: str | None = None,
+        *,
+        mode: EmitMode = "latch",
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[bool]:
+        """Emit (name, payload) pairs by few calls, in chunks of 5,000; whether each took effect, in input order."""
+        queue, taken = self._queue(queue_name), list[bool]()
+        names: list[str] = []
+        payloads: list[str] = []
+
+        async def send() -> None:
+            taken.extend(
+                letter == "o"
+                for letter in await self._session.run(procedures.emit_events(queue, names, payloads, mode))
+            )
+            names.clear()
+            payloads.clear()
+            if on_progress is not None:
+                on_progress(len(taken))
+
+        async for name, payload in _compat.each(events):
+            check_event(name, mode)
+            names.append(name)
+            payloads.append(codec.encode(payload, what="payload"))
+            if len(names) == CHUNK_ROWS:
+                await send()
+        if names:
+            await send()
+        return taken
+
+    # -- queues --------------------------------------------------------------------------------------------------------
+
+    async def create_queue(
+        self,
+        queue_name: str | None = None,
+        *,
+        storage_mode: QueueStorageMode = "unpartitioned",
+        partition_lookahead: str | None = None,
+        partition_lookback: str | None = None,
+        cleanup_ttl: str | None = None,
+        cleanup_limit: int | None = None,
+        detach_mode: QueueDetachMode | None = None,
+        detach_min_age: str | None = None,
+        default_max_attempts: int | None = None,
+    ) -> None:
+        """Create a queue (a no-op when it is there), then set the given policy."""
+        if storage_mode not in ("unpartitioned", "partitioned"):
+            raise ConfigError(f'Unsupported queue storage mode "{storage_mode}"')
+        queue = self._queue(queue_name)
+        await self._session.run(procedures.create_queue(queue, storage_mode))
+        await self.set_queue_policy(
+            queue,
+            partition_lookahead=partition_lookahead,
+            partition_lookback=partition_lookback,
+            cleanup_ttl=cleanup_ttl,
+            cleanup_limit=cleanup_limit,
+            detach_mode=detach_mode,
+            detach_min_age=detach_min_age,
+            default_max_attempts=default_max_attempts,
+        )
+
+    async def set_queue_policy(
+        self,
+        queue_name: str | None = None,
+        *,
+        partition_lookahead: str | None = None,
+        partition_lookback: str | None = None,
+        cleanup_ttl: str | None = None,
+        cleanup_limit: int | None = None,
+        detach_mode: QueueDetachMode | None = None,
+        detach_min_age: str | None = None,
+        default_max_attempts: int | None = None,
+    ) -> None:
+        """Change what is given of a queue's policy; intervals in Postgres notation. A no-op without any."""
+        given = {
+            "partition_lookahead": partition_lookahead,
+            "partition_lookback": partition_lookback,
+            "cleanup_ttl": cleanup_ttl,
+            "cleanup_limit": cleanup_limit,
+            "detach_mode": detach_mode,
+            "detach_min_age": detach_min_age,
+            "default_max_attempts": default_max_attempts,
+        }
+        given = {key: value for key, value in given.items() if value is not None}
+        if given:
+            await self._session.run(
+                procedures.set_queue_policy(self._queue(queue_name), procedures.policy_json(**given))
+            )
+
+    async def get_queue_policy(self, queue_name: str | None = None) -> QueuePolicy | None:
+        """A queue's policy; None for an unknown queue."""
+        row = await self._session.run(procedures.get_queue_policy(self._queue(queue_name)))
+        if row is None:
+            return None
+        return {
+            "queue_name": row[0],
+            "storage_mode": row[1],
+            "partition_lookahead": row[3],
+            "partition_lookback": row[4],
+            "cleanup_ttl": row[5],
+            "cleanup_limit": row[6],
+            "detach_mode": row[7],
+            "detach_min_age": row[8],
+        }
+
+    async def drop_queue(self, queue_name: str | None = None) -> None:
+        """Drop a queue with all it holds; a no-op for an unknown one."""
+        await self._session.run(procedures.drop_queue(self._queue(queue_name)))
+
+    async def purge_queue(self, queue_name: str | None = None) -> int:
+        """Delete every task and event of a queue; the number of tasks."""
+        return await self._session.run(procedures.purge_queue(self._queue(queue_name)))
+
+    async def list_queues(self) -> list[str]:
+        """All queues, by name."""
+        return await self._session.run(procedures.list_queues())
+
+    # -- workers -------------------------------------------------------------------------------------------------------
+
+    async def claim_tasks(
+        self, batch_size: int = 1, claim_timeout: int = 120, worker_id: str = "worker"
+    ) -> list[ClaimedTask]:
+        """Claim due tasks of the default queue, for code that runs them by itself."""
+        rows = await self._session.run(
+            procedures.claim_task(self.queue_name, worker_id, _lease(claim_timeout), batch_size)
+        )
+        keys = (
+            "run_id",
+            "task_id",
+            "task_name",
+            "attempt",
+            "params",
+            "retry_strategy",
+            "max_attempts",
+            "headers",
+            "wake_event",
+            "event_payload",
+        )
+        return [dict(zip(keys, row, strict=True)) for row in rows]  # type: ignore[misc]
+
+    async def work_batch(self, worker_id: str = "worker", claim_timeout: int = 120, batch_size: int = 1) -> None:
+        """Claim due tasks of the default queue and run them here, one after the other; leases are renewed meanwhile."""
+        claimed = await self.claim_tasks(batch_size, claim_timeout, worker_id)
+        await work_claimed(self, claimed, float(claim_timeout))
+
+    async def start_worker(
+        self,
+        worker_id: str | None = None,
+        claim_timeout: float = 120,
+        concurrency: int = 1,
+        batch_size: int | None = None,
+        poll_interval: float = 0.25,
+        *,
+        queues: Iterable[str] | None = None,
+        housekeeping: bool = True,
+        drain_timeout: float = DRAIN_SECONDS,
+        handle_signals: bool = True,
+    ) -> None:
+        """Work until `stop_worker()`, SIGTERM or SIGINT; then finish or hand back what is under way, and return.
+
+        `claim_timeout`: lease in seconds, renewed by itself. `concurrency`: slots. `batch_size`: most claimed by one call.
+        `poll_interval`: seconds, the fallback where notifications cannot reach. `queues`: default the client's own.
+        `drain_timeout`: seconds that running handlers get when the worker stops; a second signal leaves at once.
+        Raises ConfigError, QueueNotFound, SchemaMissing, ConnectionLost at the start; later losses of the database are
+        waited out.
+        """
+        if self._worker is not None:
+            raise ConfigError("this client runs a worker already")
+        self._worker = Worker(
+            self,
+            worker_id=worker_id,
+            claim_timeout=claim_timeout,
+            concurrency=concurrency,
+            batch_size=batch_size,
+            poll_interval=poll_interval,
+            queues=[options.queue_name(name) for name in queues or [self.queue_name]],
+            housekeeping=housekeeping,
+            drain_timeout=drain_timeout,
+            handle_signals=handle_signals,
+        )
+        try:
+            await self._worker.run()
+        finally:
+            self._worker = None
+
+    def stop_worker(self) -> None:
+        """Ask the running worker, if any, to finish or hand back its tasks and return."""
+        worker = self._worker
+        if worker is not None:
+            worker.stop()
+
+    def _queue(self, name: str | None) -> str:
+        return self.queue_name if name is None else options.queue_name(name)
+
+
+def _lease(claim_timeout: int) -> int:
+    if claim_timeout <= 0:
+        raise ConfigError("claim_timeout must be > 0: without a lease nobody takes over the task of a worker that died")
+    return claim_timeout

@@ -1,0 +1,474 @@
+"""The context a handler works with: steps, sleeps, waits, emits, transactions."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
+
+import psycopg
+
+from absurd._async import _compat
+from absurd._async.session import Session, raise_mapped
+from absurd._core import codec
+from absurd._core.options import seconds_of
+from absurd._core.outcome import Released
+from absurd._core.registry import validated
+from absurd._core.replay import History
+from absurd._db import batch, procedures
+from absurd._db.batch import Answer
+from absurd._db.procedures import Claim
+from absurd.errors import (
+    CancelledTask,
+    FailedTask,
+    InvalidOption,
+    LeaseLostSignal,
+    StepError,
+    SuspendTask,
+    TaskNotFound,
+    TimeoutError,
+)
+from absurd.telemetry import TaskLogger, logger
+from absurd.types import EmitMode, SpawnResult, StepHandle, TaskId, TaskResultSnapshot
+
+if TYPE_CHECKING:
+    from absurd._async.client import AsyncAbsurd
+
+T = TypeVar("T")
+_key = object()
+current: ContextVar[AsyncTaskContext | None] = ContextVar("absurd_async_context", default=None)
+
+
+class Writer(Protocol):
+    """Where a run's rows go: a worker's committer, or straight to the database."""
+
+    async def write(self, row: batch.Write) -> Answer:
+        """Return after the row's commit."""
+        ...
+
+
+class AsyncTaskContext:
+    """What a handler gets as second argument; not constructible.
+
+    Attributes: `task_id`, `run_id` (`uuid.UUID`), `task_name`, `attempt` (from 1), `queue_name`, `headers` ({} if none),
+    `log` (a logger that knows the run).
+    """
+
+    __slots__ = (
+        "_claim",
+        "_client",
+        "_history",
+        "_lease",
+        "_running",
+        "_writer",
+        "headers",
+        "log",
+        "queue_name",
+        "run_id",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if not args or args[0] is not _key:
+            raise TypeError("a task context is made by the worker, one for each run")
+        _, client, claim, writer, running, lease = args
+        self._client: AsyncAbsurd = client
+        self._claim: Claim = claim
+        self._writer: Writer = writer
+        self._running: _compat.Running = running
+        self._lease: float = lease
+        self._history = History(claim.checkpoints, claim.timeouts)
+        self.headers: dict[str, Any] = claim.headers or {}
+        self.queue_name = claim.queue_name
+        self.run_id = claim.run_id
+        self.log = TaskLogger(
+            logger,
+            {
+                "task_name": claim.task_name,
+                "task_id": str(claim.task_id),
+                "run_id": str(self.run_id),
+                "attempt": claim.attempt,
+            },
+        )
+
+    @property
+    def task_id(self) -> uuid.UUID:
+        return self._claim.task_id
+
+    @property
+    def task_name(self) -> str:
+        return self._claim.task_name
+
+    @property
+    def attempt(self) -> int:
+        return self._claim.attempt
+
+    @property
+    def is_replaying(self) -> bool:
+        """True while the handler passes what an earlier execution has committed: guard prints and logs with it."""
+        return self._history.replaying
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
+
+    @overload
+    async def step(self, name: str, fn: Callable[[], Awaitable[Any] | Any], *, returns: type[T]) -> T: ...
+    @overload
+    async def step(self, name: str, fn: Callable[[], Awaitable[T] | T]) -> T: ...
+    async def step(self, name: str, fn: Callable[[], Any], *, returns: Any = None) -> Any:
+        """Run `fn` once and keep its value; later executions of the task get the kept value.
+
+        At-least-once: a crash between `fn` and its commit runs it again. Returns what JSON makes of the value, the same
+        the first time and on replay; with `returns`, a value of that type both times.
+        Raises NotSerializable or ValueTooLarge for a value that cannot be kept.
+        """
+        checkpoint = self._history.next_name(name)
+        self._check()
+        done, state = self._history.take(checkpoint)
+        if not done:
+            state = await self._keep(checkpoint, await _compat.maybe_await(fn()))
+        return state if returns is None else validated(state, returns, f'step "{checkpoint}"')
+
+    async def spawn(
+        self, task_name: str, params: Any = None, *, step_name: str | None = None, **options: Any
+    ) -> SpawnResult:
+        """Spawn a task once, however often this handler runs: a step of its own (`$spawn:<task name>` unless named).
+
+        Options as `spawn` of the client takes them, but for `idempotency_key`, which is the step.
+        """
+        checkpoint = self._history.next_name(step_name or f"$spawn:{task_name}")
+        self._check()
+        done, state = self._history.take(checkpoint)
+        if not done:
+            if "queue" not in options and self._client._registry.get(task_name) is None:
+                options["queue"] = self.queue_name
+            key = f"$spawn:{self.task_id}:{checkpoint}"
+            state = await self._keep(
+                checkpoint, await self._client.spawn(task_name, params, idempotency_key=key, **options)
+            )
+        return SpawnResult(
+            task_id=uuid.UUID(state["task_id"]),
+            run_id=uuid.UUID(state["run_id"]),
+            attempt=state["attempt"],
+            created=state["created"],
+            same_request=state["same_request"],
+        )
+
+    async def begin_step(self, name: str) -> StepHandle:
+        """The open form of `step`: if `done`, `state` is the kept value; else do the work and call `complete_step`."""
+        checkpoint = self._history.next_name(name)
+        self._check()
+        done, state = self._history.take(checkpoint)
+        return StepHandle(name, checkpoint, done, state)
+
+    async def complete_step(self, handle: StepHandle, value: Any) -> Any:
+        """Keep the value of an open step; returns the kept value (the stored one when the step was done)."""
+        if handle.done:
+            return handle.state
+        self._check()
+        return await self._keep(handle.checkpoint_name, value)
+
+    # SYNC-ONLY: def run_step(self, name: Any = None) -> Any:
+    # SYNC-ONLY:     """Decorator: the function runs at once as a step, and its name then stands for the value.
+    # SYNC-ONLY:
+    # SYNC-ONLY:     `@ctx.run_step`, `@ctx.run_step()` or `@ctx.run_step("name")`; the name defaults to the function's.
+    # SYNC-ONLY:     """
+    # SYNC-ONLY:     if callable(name):
+    # SYNC-ONLY:         return self.step(name.__name__, name)
+    # SYNC-ONLY:     return lambda fn: self.step(name or fn.__name__, fn)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, name: str) -> AsyncIterator[TransactionStep]:
+        """A step whose database writes commit together with its checkpoint: exactly-once inside this database.
+
+        Inside the block, `tx.execute`, `tx.spawn` and `tx.emit_event` share one transaction; `tx.result` is what the step
+        keeps. When the step has committed before, `tx.done` is true, `tx.result` is the kept value, and those calls do
+        nothing, so the block passes without effect. An exception rolls everything back, the checkpoint included.
+        """
+        checkpoint = self._history.next_name(name)
+        self._check()
+        done, state = self._history.take(checkpoint)
+        if done:
+            yield TransactionStep(self._client, None, checkpoint, done, state)
+            return
+        async with self._client._session.connection() as conn:
+            tx = TransactionStep(self._client, conn, checkpoint, done, None)
+            async with conn.transaction():
+                yield tx
+                text = codec.encode(tx.result, what=f'result of step "{checkpoint}"')
+                claim = self._claim
+                call = procedures.hold_and_checkpoint(claim.queue_id, self.run_id, claim.claim_no, checkpoint, text)
+                try:
+                    letter = await Session(conn).run(call)
+                except psycopg.Error as error:
+                    raise_mapped(error)
+                self._accept(Answer(letter), "o")
+            tx.result = codec.roundtrip(text)
+            self._history.keep(checkpoint, tx.result)
+
+    async def run_transaction(self, name: str, fn: Callable[[TransactionStep], Awaitable[T] | T]) -> T:
+        """`transaction` as a call: `fn(tx)` runs only when the step has not committed; returns its kept value."""
+        async with self.transaction(name) as tx:
+            if not tx.done:
+                tx.result = await _compat.maybe_await(fn(tx))
+        return tx.result  # type: ignore[no-any-return]
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    async def sleep_for(self, step_name: str, duration_seconds: Any) -> None:
+        """Suspend for a duration (seconds or timedelta), measured by the database's clock from the first call on."""
+        await self._sleep(step_name, delay=seconds_of(duration_seconds, "duration"))
+
+    async def sleep_until(self, step_name: str, wake_at: datetime | float) -> None:
+        """Suspend until a moment: an aware datetime, or epoch seconds. A moment in the past returns at once."""
+        if isinstance(wake_at, bool) or not isinstance(wake_at, (datetime, int, float)):
+            raise InvalidOption(f"wake_at must be a datetime or epoch seconds, not {wake_at!r}")
+        if not isinstance(wake_at, datetime):
+            if not math.isfinite(wake_at):
+                raise InvalidOption("wake_at must be a finite number of epoch seconds")
+            wake_at = datetime.fromtimestamp(wake_at, UTC)
+        elif wake_at.tzinfo is None:
+            wake_at = wake_at.astimezone()
+        await self._sleep(step_name, wake_at=wake_at)
+
+    async def _sleep(self, step_name: str, *, delay: float | None = None, wake_at: datetime | None = None) -> None:
+        checkpoint = self._history.next_name(step_name)
+        self._check()
+        done, state = self._history.take(checkpoint)
+        if done:
+            wake_at, delay = _moment(state, checkpoint), None
+            if wake_at <= self._claim.claimed_at:
+                return
+        answer = await self._writer.write(batch.Sleep(*self._fence(), step=checkpoint, delay=delay, wake_at=wake_at))
+        if answer.letter in ("o", "r"):
+            raise SuspendTask(f'sleeping: step "{checkpoint}"')
+        self._accept(answer, "e")
+
+    # -- events and tasks ----------------------------------------------------------------------------------------------
+
+    @overload
+    async def await_event(
+        self,
+        event_name: str,
+        step_name: str | None = ...,
+        timeout: Any = ...,
+        *,
+        since: datetime | str | None = ...,
+        returns: type[T],
+    ) -> T: ...
+    @overload
+    async def await_event(
+        self, event_name: str, step_name: str | None = ..., timeout: Any = ..., *, since: datetime | str | None = ...
+    ) -> Any: ...
+    async def await_event(
+        self,
+        event_name: str,
+        step_name: str | None = None,
+        timeout: Any = None,
+        *,
+        since: datetime | str | None = None,
+        returns: Any = None,
+    ) -> Any:
+        """Suspend until the event has been emitted in this queue; returns its payload, at once when it is there already.
+
+        `timeout` (seconds or timedelta): raises TimeoutError when it passes first, in this and every later attempt.
+        `since`: only payloads emitted after a moment count: an aware datetime, or "task_start" (when the task was
+        spawned); default: ever. `returns`: a type for the payload.
+        """
+        if not isinstance(event_name, str) or not event_name.strip():
+            raise InvalidOption("event_name must be a non-empty string")
+        limit = None if timeout is None else seconds_of(timeout, "timeout")
+        after = self._since(since)
+        checkpoint = self._history.next_name(step_name or f"$awaitEvent:{event_name}")
+        self._check()
+        done, payload = self._history.take(checkpoint)
+        if not done:
+            if self._history.timed_out(checkpoint):
+                raise TimeoutError(f'Timed out waiting for event "{event_name}"')
+            answer = await self._writer.write(batch.AwaitEvent(*self._fence(), checkpoint, event_name, limit, after))
+            payload = self._waited(answer, checkpoint, f'event "{event_name}"')
+        return payload if returns is None else validated(payload, returns, f'payload of event "{event_name}"')
+
+    async def await_task_result(
+        self, task_id: TaskId, queue_name: str | None = None, timeout: Any = None, step_name: str | None = None
+    ) -> TaskResultSnapshot:
+        """Suspend until a task, of this queue or another, has completed, failed or been cancelled.
+
+        Holds no slot and no connection while it waits. Raises TimeoutError (durable) and TaskNotFound.
+        """
+        awaited = as_uuid(task_id)
+        if awaited == self.task_id:
+            raise InvalidOption("a task cannot wait for itself")
+        limit = None if timeout is None else seconds_of(timeout, "timeout")
+        checkpoint = self._history.next_name(step_name or f"$awaitTaskResult:{awaited}")
+        self._check()
+        done, stored = self._history.take(checkpoint)
+        if not done:
+            if self._history.timed_out(checkpoint):
+                raise TimeoutError(f'Timed out waiting for task "{awaited}"')
+            queue_id = self._claim.queue_id
+            if queue_name not in (None, self.queue_name):
+                queue_id = await self._client._session.run(procedures.queue_id_of(str(queue_name)))
+            answer = await self._writer.write(batch.AwaitTask(*self._fence(), checkpoint, queue_id, awaited, limit))
+            if answer.letter == "u":
+                raise TaskNotFound(f'Task "{awaited}" not found in queue "{queue_name or self.queue_name}"')
+            stored = self._waited(answer, checkpoint, f'task "{awaited}"')
+        return TaskResultSnapshot(stored["state"], stored.get("result"), stored.get("failure"))
+
+    async def emit_event(self, event_name: str, payload: Any = None, *, mode: EmitMode = "latch") -> bool:
+        """Emit in this task's queue; whether it took effect (`latch`: the first emit of a name wins).
+
+        Repeated when the handler is: for an emit that commits with a step, use `transaction`.
+        """
+        check_event(event_name, mode)
+        self._check()
+        text = codec.encode(payload, what="payload")
+        answer = await self._writer.write(batch.Emit(*self._fence(), event_name, text, mode))
+        return answer.letter == "o"
+
+    async def heartbeat(self, seconds: int | None = None) -> None:
+        """Renew the lease by hand (default: the claim timeout). The worker does so by itself while the handler runs."""
+        self._check()
+        by = max(1, math.ceil(self._lease)) if seconds is None else seconds
+        await self._client._session.run(procedures.extend_claim(self.queue_name, self.run_id, by))
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _fence(self) -> tuple[int, bytes, int]:
+        return self._claim.queue_id, self.run_id.bytes, self._claim.claim_no
+
+    def _check(self) -> None:
+        """A run that is over, or whose worker leaves, goes no further than here."""
+        if self._running.reason is not None:
+            raise self._running.reason
+
+    async def _keep(self, checkpoint: str, value: Any) -> Any:
+        text = codec.encode(value, what=f'value of step "{checkpoint}"')
+        self._accept(await self._writer.write(batch.Checkpoint(*self._fence(), checkpoint, text)), "or")
+        state = codec.roundtrip(text)
+        self._history.keep(checkpoint, state)
+        return state
+
+    def _waited(self, answer: Answer, checkpoint: str, what: str) -> Any:
+        if answer.letter in ("s", "r"):
+            raise SuspendTask(f"waiting for {what}")
+        if answer.letter == "t":
+            raise TimeoutError(f"Timed out waiting for {what}")
+        self._accept(answer, "a")
+        self._history.keep(checkpoint, answer.payload)
+        return answer.payload
+
+    def _accept(self, answer: Answer, letters: str) -> None:
+        if answer.letter in letters:
+            return
+        if answer.letter == "c":
+            raise CancelledTask(f'task "{self.task_id}" was cancelled')
+        if answer.letter == "f":
+            raise FailedTask(f'run "{self.run_id}" was failed: its lease ran out')
+        if isinstance(self._running.reason, Released):
+            raise self._running.reason
+        raise LeaseLostSignal(f'run "{self.run_id}" is no longer this worker\'s')
+
+    def _since(self, since: datetime | str | None) -> datetime | None:
+        if since is None or since == "ever":
+            return None
+        if since == "task_start":
+            return self._claim.enqueue_at
+        if isinstance(since, datetime) and since.tzinfo is not None:
+            return since
+        raise InvalidOption(f'since must be "ever", "task_start" or an aware datetime, not {since!r}')
+
+
+class TransactionStep:
+    """The inside of `ctx.transaction`: `done`, `result`, and calls that share the step's transaction."""
+
+    __slots__ = ("_client", "_conn", "_name", "done", "result")
+
+    def __init__(
+        self, client: AsyncAbsurd, conn: _compat.Connection | None, name: str, done: bool, result: Any
+    ) -> None:
+        self._client = client
+        self._conn = conn
+        self._name = name
+        self.done = done
+        self.result = result
+
+    @property
+    def connection(self) -> _compat.Connection:
+        """The step's psycopg connection; StepError when the step has committed before (ask `done` first)."""
+        if self._conn is None:
+            raise StepError(f'step "{self._name}" has committed before: guard the block with `if not tx.done:`')
+        return self._conn
+
+    async def execute(self, query: Any, params: Any = None) -> _compat.Cursor | NoRows:
+        """Execute SQL in the step's transaction; no rows and no effect when the step has committed before."""
+        if self._conn is None:
+            return NoRows()
+        return await self._conn.execute(query, params)
+
+    async def spawn(self, task_name: str, params: Any = None, **options: Any) -> Any:
+        """Spawn in the step's transaction; None when the step has committed before."""
+        return None if self._conn is None else await self._client.bind(self._conn).spawn(task_name, params, **options)
+
+    async def emit_event(
+        self, event_name: str, payload: Any = None, queue_name: str | None = None, *, mode: EmitMode = "latch"
+    ) -> bool:
+        """Emit in the step's transaction; False when the step has committed before."""
+        if self._conn is None:
+            return False
+        return await self._client.bind(self._conn).emit_event(event_name, payload, queue_name, mode=mode)
+
+
+class NoRows:
+    """What a query answers in a step that has committed before: nothing."""
+
+    rowcount = 0
+
+    async def fetchone(self) -> None:
+        return None
+
+    async def fetchall(self) -> list[Any]:
+        return []
+
+
+def make_context(
+    client: AsyncAbsurd, claim: Claim, writer: Writer, running: _compat.Running, lease: float
+) -> AsyncTaskContext:
+    """A context for one run; `lease` in seconds."""
+    return AsyncTaskContext(_key, client, claim, writer, running, lease)
+
+
+def get_current_context() -> AsyncTaskContext | None:
+    """The context of the handler this code runs in, or None."""
+    return current.get()
+
+
+def as_uuid(value: TaskId) -> uuid.UUID:
+    """An id given as UUID or text; InvalidOption for anything else."""
+    if isinstance(value, uuid.UUID):
+        return value
+    try:
+        return uuid.UUID(str(value))
+    except ValueError:
+        raise InvalidOption(f"{value!r} is no id: give a UUID or its text") from None
+
+
+def check_event(event_name: Any, mode: str) -> None:
+    """Refuse an event without a name, or an unknown mode."""
+    if not isinstance(event_name, str) or not event_name.strip():
+        raise InvalidOption("event_name must be a non-empty string")
+    if mode not in ("latch", "next"):
+        raise InvalidOption(
+            f'unknown emit mode {mode!r}: use "latch" (first emit wins) or "next" (replaces, wakes waiters)'
+        )
+
+
+def _moment(state: Any, checkpoint: str) -> datetime:
+    """A kept wake time: ISO 8601, as ours and the original's clients write it."""
+    try:
+        moment = datetime.fromisoformat(state)
+    except (TypeError, ValueError):
+        raise StepError(f'step "{checkpoint}" was no sleep when it was kept: rename the step that changed') from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,86 @@
+"""One claimed run, from handler to outcome. Never raises: whatever a handler does becomes a value."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from absurd._async import _compat, context
+from absurd._core import outcome
+from absurd._core.outcome import Outcome, Released
+from absurd._core.registry import RegisteredTask
+from absurd._db.procedures import Claim
+from absurd.errors import ConfigError
+from absurd.telemetry import current_run, logger
+
+if TYPE_CHECKING:
+    from absurd._async.client import AsyncAbsurd
+
+
+async def execute(
+    client: AsyncAbsurd, claim: Claim, writer: context.Writer, running: _compat.Running, lease: float
+) -> Outcome:
+    """Run the handler of a claim that this client knows; the outcome is not written yet."""
+    task = client._registry.get(claim.task_name)
+    if task is None:
+        return outcome.failed(ConfigError(f'task "{claim.task_name}" is not registered'))
+    if task.queue != claim.queue_name:
+        return outcome.failed(ConfigError("Misconfigured task (queue mismatch)"))
+    try:
+        return await running.run(lambda: _handle(client, task, claim, writer, running, lease))
+    except _compat.Cancelled:
+        # cancelled from outside before the handler could say anything, or the loop is closing
+        return outcome.raised(running.reason or Released())
+
+
+async def _handle(
+    client: AsyncAbsurd,
+    task: RegisteredTask,
+    claim: Claim,
+    writer: context.Writer,
+    running: _compat.Running,
+    lease: float,
+) -> Outcome:
+    ctx = context.make_context(client, claim, writer, running, lease)
+    context.current.set(ctx)
+    current_run.set(
+        {
+            "task_name": claim.task_name,
+            "task_id": str(claim.task_id),
+            "run_id": str(ctx.run_id),
+            "attempt": claim.attempt,
+        }
+    )
+    try:
+        value = task.check_result(await _call(client, task, claim, ctx))
+    except (Exception, GeneratorExit, SystemExit) as error:
+        return outcome.raised(error)
+    except BaseException as error:
+        # a cancellation is ours when there is a reason for it, and the handler's own failure otherwise
+        if isinstance(error, _compat.Cancelled) and running.reason is not None:
+            return outcome.raised(running.reason)
+        return outcome.raised(error)
+    if running.reason is not None and not isinstance(running.reason, Released):
+        return outcome.raised(running.reason)
+    return outcome.completed(value)
+
+
+async def _call(client: AsyncAbsurd, task: RegisteredTask, claim: Claim, ctx: context.AsyncTaskContext) -> Any:
+    params = task.check_params(claim.params)
+    wrap = client._hooks.get("wrap_task_execution")
+    if wrap is None:
+        return await task.handler(params, ctx)
+    return await _compat.maybe_await(wrap(ctx, lambda: task.handler(params, ctx)))
+
+
+def report(claim: Claim, ended: Outcome) -> None:
+    """One log line for what went wrong; the rest is at DEBUG, since a line per task costs more than the task."""
+    if ended.kind == "failed":
+        logger.warning('task "%s" (%s) failed in attempt %s', claim.task_name, claim.task_id, claim.attempt)
+    elif ended.kind in ("lost", "cancelled"):
+        logger.warning(
+            'task "%s" (%s), attempt %s: %s; its results are not recorded',
+            claim.task_name,
+            claim.task_id,
+            claim.attempt,
+            ended.kind,
+        )

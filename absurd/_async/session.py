@@ -1,0 +1,186 @@
+"""Running call values: on a pool of our own, or on a connection the caller lent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any, NoReturn, TypeVar
+
+import psycopg
+import psycopg.types.json
+import uuid_utils.compat
+from psycopg.rows import tuple_row
+
+from absurd import embedded
+from absurd._async import _compat
+from absurd._core import codec
+from absurd._db import packing
+from absurd._db.call import Call
+from absurd.errors import ConnectionLost, from_sqlstate
+
+T = TypeVar("T")
+
+_RANDOM_BITS = ((1 << 46) - 1) << 16
+
+
+def default_url() -> str:
+    """`ABSURD_DATABASE_URL`, else `PGDATABASE`, else `postgresql://localhost/absurd`."""
+    return os.environ.get("ABSURD_DATABASE_URL") or os.environ.get("PGDATABASE") or "postgresql://localhost/absurd"
+
+
+def conninfo_of(url: str) -> str:
+    """A libpq connection string: a URL or `key=value` list as it is, a bare word as a database name, `embedded:` started."""
+    if embedded.is_embedded_url(url):
+        return embedded.resolve(url)
+    if "=" in url or "://" in url:
+        return url
+    return psycopg.conninfo.make_conninfo(dbname=url)
+
+
+def mint_task_id() -> uuid.UUID:
+    """A version 7 id (RFC 9562) whose tag and attempt bits are zero."""
+    fresh = uuid_utils.compat.uuid7().int
+    return uuid.UUID(int=(fresh >> 80 << 80) | (0x7 << 76) | (0x2 << 62) | (fresh & _RANDOM_BITS))
+
+
+def adapt(context: Any) -> None:
+    """Our values on a connection or cursor: packed arrays out, JSON through the codec in."""
+    packing.register(context)
+    psycopg.types.json.set_json_loads(codec.decode, context)
+
+
+def raise_mapped(error: psycopg.Error) -> NoReturn:
+    """Raise what a driver's error means in our tree, or the error itself when it is none of ours."""
+    mapped = from_sqlstate(error)
+    if mapped is error:
+        raise error
+    raise mapped from error
+
+
+class Session:
+    """Where a client's calls run.
+
+    On a URL: a pool of autocommit connections, opened at the first call; a call whose connection broke is repeated once
+    when its procedure allows it. On a borrowed connection: in the caller's transaction, never committed, never repeated.
+    """
+
+    def __init__(self, source: _compat.Connection | _compat.Pool | str | None, *, pool_size: int = 10) -> None:
+        self._borrowed: _compat.Connection | None = None
+        self._pool: _compat.Pool | None = None
+        self._own_pool = False
+        self._opened = False
+        self._url: str | None = None
+        self._pool_size = pool_size
+        self._opening = _compat.Lock()
+        if source is None or isinstance(source, str):
+            self._url = source or default_url()
+        elif isinstance(source, psycopg.AsyncConnection):
+            self._borrowed = source
+        else:
+            self._pool = source
+            self._opened = True
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether calls join the transaction of a connection the caller owns."""
+        return self._borrowed is not None
+
+    @property
+    def mints_ids(self) -> bool:
+        """Whether spawns carry ids minted here, so that they can be repeated. Not on borrowed connections, where the test
+        clock may be set and nothing is repeated."""
+        return self._borrowed is None and "fake_now" not in (self._url or "fake_now")
+
+    def conninfo(self) -> str:
+        """The connection string for further connections of the same kind (a worker's own)."""
+        if self._url is not None:
+            return conninfo_of(self._url)
+        if self._borrowed is not None:
+            info = self._borrowed.info
+            return psycopg.conninfo.make_conninfo(info.dsn, **({"password": info.password} if info.password else {}))
+        assert self._pool is not None
+        if not isinstance(self._pool.conninfo, str):
+            raise ConnectionLost("this pool makes its connection string at run time: give the worker's client a URL")
+        return self._pool.conninfo
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[_compat.Connection]:
+        """The borrowed connection, or one of the pool for as long as the block lasts."""
+        if self._borrowed is not None:
+            yield self._borrowed
+            return
+        pool = await self._open()
+        async with pool.connection() as conn:
+            yield conn
+
+    async def run(self, call: Call[T]) -> T:
+        """Execute a call; errors of the server come out as the classes of `absurd.errors`."""
+        try:
+            async with self.connection() as conn:
+                return await execute(conn, call)
+        except psycopg.OperationalError as error:
+            if self.borrowed or not call.repeatable or error.sqlstate in ("40P01", "57014"):
+                raise_mapped(error)
+        except psycopg.Error as error:
+            raise_mapped(error)
+        try:  # the connection broke: once more on another
+            async with self.connection() as conn:
+                return await execute(conn, call)
+        except psycopg.Error as error:
+            raise_mapped(error)
+
+    async def close(self) -> None:
+        """Close the pool if it is ours; a borrowed connection or pool is left alone."""
+        if self._own_pool and self._pool is not None:
+            pool, self._pool, self._own_pool, self._opened = self._pool, None, False, False
+            await pool.close()
+
+    async def _open(self) -> _compat.Pool:
+        if not self._opened:
+            async with self._opening:
+                if not self._opened:
+                    assert self._url is not None
+                    conninfo = conninfo_of(self._url)
+                    await (await connect(conninfo)).close()  # a wrong URL says so at once, not after the pool's timeout
+                    self._pool = _compat.Pool(
+                        conninfo,
+                        open=False,
+                        min_size=1,
+                        max_size=self._pool_size,
+                        kwargs={"autocommit": True, "application_name": "absurd"},
+                        configure=_configure,
+                        name="absurd",
+                    )
+                    await self._pool.open()
+                    self._own_pool = self._opened = True
+        assert self._pool is not None
+        return self._pool
+
+
+async def _configure(conn: _compat.Connection) -> None:
+    adapt(conn)
+
+
+async def connect(conninfo: str) -> _compat.Connection:
+    """An autocommit connection of our own; ConnectionLost when the server cannot be reached."""
+    try:
+        named = (
+            conninfo
+            if "application_name" in conninfo
+            else psycopg.conninfo.make_conninfo(conninfo, application_name="absurd")
+        )
+        conn = await psycopg.AsyncConnection.connect(named, autocommit=True)
+    except psycopg.OperationalError as error:
+        raise ConnectionLost(f"cannot connect to the database: {str(error).strip()}") from error
+    adapt(conn)
+    return conn
+
+
+async def execute(conn: _compat.Connection, call: Call[T], *, prepare: bool | None = None) -> T:
+    """Execute a call on a connection, whatever its owner configured for rows and JSON."""
+    async with conn.cursor(row_factory=tuple_row) as cursor:
+        adapt(cursor)
+        await cursor.execute(call.sql, call.params, prepare=prepare)  # type: ignore[arg-type, unused-ignore]
+        return call.read(await cursor.fetchall() if cursor.description else [])

@@ -1,0 +1,79 @@
+"""Waiting for a task's end from outside a task: told by NOTIFY where possible, by patient polling otherwise."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+
+import psycopg
+
+from absurd._async import _compat
+from absurd._async.session import Session, connect, execute, raise_mapped
+from absurd._db import procedures
+from absurd.errors import TimeoutError
+from absurd.types import TaskResultSnapshot
+
+LISTENERS = 4
+FIRST_POLL, LONGEST_POLL = 0.05, 1.0
+FALLBACK_POLL = 5.0
+
+Look = Callable[[], Awaitable[TaskResultSnapshot]]
+
+
+class Watcher:
+    """At most four waits of a client listen at a time, each on a connection of its own; the others poll."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._permits = _compat.Semaphore(LISTENERS)
+
+    async def wait(self, queue: str, task_id: uuid.UUID, timeout: float | None, look: Look) -> TaskResultSnapshot:
+        """The snapshot of the ended task; TimeoutError after `timeout` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        snapshot = await look()
+        if snapshot.finished:
+            return snapshot
+        if not self._session.borrowed and await _compat.try_acquire(self._permits):
+            try:
+                return await self._listen(queue, task_id, deadline, look)
+            except psycopg.Error as error:
+                raise_mapped(error)
+            finally:
+                self._permits.release()
+        return await self._poll(task_id, deadline, look)
+
+    async def _poll(self, task_id: uuid.UUID, deadline: float | None, look: Look) -> TaskResultSnapshot:
+        pause = FIRST_POLL
+        while not (snapshot := await look()).finished:
+            await _compat.sleep(min(pause, _left(task_id, deadline)))
+            pause = min(pause * 2, LONGEST_POLL)
+        return snapshot
+
+    async def _listen(self, queue: str, task_id: uuid.UUID, deadline: float | None, look: Look) -> TaskResultSnapshot:
+        conn = await connect(self._session.conninfo())
+        waker = _compat.Waker()
+        try:
+            channel = f"absurd_{uuid.uuid4().hex[:16]}"
+            await conn.execute(f'listen "{channel}"')
+            while True:
+                await execute(conn, procedures.watch_task(queue, task_id, channel))
+                snapshot = await look()
+                if snapshot.finished:
+                    return snapshot
+                await waker.wait_for(conn.fileno(), min(FALLBACK_POLL, _left(task_id, deadline)))
+                conn.pgconn.consume_input()
+                while conn.pgconn.notifies() is not None:
+                    pass
+        finally:
+            waker.close()
+            await conn.close()
+
+
+def _left(task_id: uuid.UUID, deadline: float | None) -> float:
+    if deadline is None:
+        return FALLBACK_POLL
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError(f'Timed out waiting for task "{task_id}"')
+    return left

@@ -1,0 +1,260 @@
+"""The engine's procedures as typed call values: the write contract of the client on one screen or two.
+
+JSON travels as text (`%s::jsonb`), already encoded. Ids are `uuid.UUID`.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from absurd._db.call import Call, Row, nothing, scalar
+from absurd._db.packing import Int4Array, JsonbArray, TextArray, UuidArray
+
+
+class Spawned(NamedTuple):
+    """One row of spawn_tasks."""
+
+    task_id: uuid.UUID
+    run_id: uuid.UUID
+    attempt: int
+    created: bool
+    same_request: bool
+
+
+class Claim(NamedTuple):
+    """One claimed run. `claim_no` fences its writes; `claimed_at` is the database's clock at the claim."""
+
+    task_id: uuid.UUID
+    attempt: int
+    claim_no: int
+    task_name: str
+    params: Any
+    headers: Any
+    retry_strategy: Any
+    max_attempts: int | None
+    enqueue_at: datetime
+    claimed_at: datetime
+    wake_event: str | None
+    checkpoints: dict[str, Any] | None
+    timeouts: list[str] | None
+    queue_id: int
+    queue_name: str
+
+    @property
+    def run_id(self) -> uuid.UUID:
+        """The task id with the attempt in its last 16 bits."""
+        return uuid.UUID(int=self.task_id.int | self.attempt)
+
+
+class Claimed(NamedTuple):
+    """The answer of a worker's claim: runs, or when to look again (seconds; None: nothing scheduled) and the horizons of
+    the snapshot that found nothing."""
+
+    claims: list[Claim]
+    next_due_in: float | None
+    xmin: int
+    xmax: int
+
+
+# -- queues ------------------------------------------------------------------------------------------------------------
+
+
+def create_queue(name: str, storage_mode: str) -> Call[None]:
+    return Call("select absurd.create_queue(%s, %s)", (name, storage_mode), nothing, True)
+
+
+def set_queue_policy(name: str, policy: str) -> Call[None]:
+    return Call("select absurd.set_queue_policy(%s, %s::jsonb)", (name, policy), nothing, True)
+
+
+def get_queue_policy(name: str) -> Call[Row | None]:
+    return Call("select * from absurd.get_queue_policy(%s)", (name,), lambda rows: rows[0] if rows else None, True)
+
+
+def drop_queue(name: str) -> Call[None]:
+    return Call("select absurd.drop_queue(%s)", (name,), nothing, True)
+
+
+def purge_queue(name: str) -> Call[int]:
+    return Call("select absurd.purge_queue(%s)", (name,), scalar, True)
+
+
+def list_queues() -> Call[list[str]]:
+    return Call("select queue_name from absurd.list_queues()", (), lambda rows: [row[0] for row in rows], True)
+
+
+def queue_id_of(name: str) -> Call[int]:
+    return Call("select absurd.queue_id_of(%s)", (name,), scalar, True)
+
+
+# -- tasks -------------------------------------------------------------------------------------------------------------
+
+
+def spawn_tasks(
+    queue: str,
+    names: Sequence[str],
+    params: Sequence[str],
+    keys: Sequence[str | None],
+    fingerprints: Sequence[str | None],
+    specs: Sequence[str],
+    task_ids: Sequence[uuid.UUID] | None,
+) -> Call[list[Spawned]]:
+    """Rows in input order. `specs` are option sets, one a row; equal ones are sent once. Repeatable with client-made ids."""
+    numbers: dict[str, int] = {}
+    spec_of = [numbers.setdefault(spec, len(numbers) + 1) for spec in specs]
+    return Call(
+        "select task_id, run_id, attempt, created, same_request from absurd.spawn_tasks("
+        "absurd.queue_id_of(%s), %b, %b, %b, %b, %b, %b, %b)",
+        (
+            queue,
+            TextArray.pack(list(names)),
+            JsonbArray.pack(list(params)),
+            UuidArray.pack(list(task_ids)) if task_ids else None,
+            TextArray.pack(list(keys)) if any(keys) else None,
+            TextArray.pack(list(fingerprints)) if any(fingerprints) else None,
+            Int4Array.pack(spec_of),
+            JsonbArray.pack(list(numbers)),
+        ),
+        lambda rows: [Spawned(*row) for row in rows],
+        task_ids is not None,
+    )
+
+
+def get_task_result(queue: str, task_id: uuid.UUID) -> Call[tuple[str, Any, Any] | None]:
+    return Call(
+        "select state, result, failure_reason from absurd.get_task_result(%s, %s)",
+        (queue, task_id),
+        lambda rows: (rows[0][0], rows[0][1], rows[0][2]) if rows else None,
+        True,
+    )
+
+
+def watch_task(queue: str, task_id: uuid.UUID, channel: str) -> Call[str | None]:
+    return Call("select absurd.watch_task(%s, %s, %s)", (queue, task_id, channel), scalar, True)
+
+
+def cancel_task(queue: str, task_id: uuid.UUID) -> Call[None]:
+    return Call("select absurd.cancel_task(%s, %s)", (queue, task_id), nothing, True)
+
+
+def retry_task(
+    queue: str, task_id: uuid.UUID, options: str, repeatable: bool
+) -> Call[tuple[uuid.UUID, uuid.UUID, int, bool]]:
+    return Call(
+        "select task_id, run_id, attempt, created from absurd.retry_task(%s, %s, %s::jsonb)",
+        (queue, task_id, options),
+        lambda rows: (rows[0][0], rows[0][1], rows[0][2], rows[0][3]),
+        repeatable,
+    )
+
+
+# -- runs --------------------------------------------------------------------------------------------------------------
+
+
+def claim_task(queue: str, worker_id: str, claim_timeout: int, qty: int) -> Call[list[Row]]:
+    """The contract's claim, for clients that run batches by themselves."""
+    return Call(
+        "select run_id, task_id, task_name, attempt, params, retry_strategy, max_attempts, headers, wake_event, event_payload"
+        " from absurd.claim_task(%s, %s, %s, %s)",
+        (queue, worker_id, claim_timeout, qty),
+        list,
+    )
+
+
+def claim_tasks(
+    queue_id: int,
+    queue_name: str,
+    worker_id: str,
+    lease: float,
+    qty: int,
+    names: list[str] | None,
+    token: int,
+    repeat: bool,
+) -> Call[Claimed]:
+    """A worker's claim: runs with their checkpoints."""
+
+    def read(rows: Sequence[Row]) -> Claimed:
+        if len(rows) == 1 and rows[0][0] is None:
+            return Claimed([], *rows[0][13:16])
+        return Claimed([Claim(*(*row[:13], queue_id, queue_name)) for row in rows], 0.0, 0, 0)
+
+    return Call(
+        "select * from absurd.claim_tasks(%s, %s, %s, %s, %s, %s, %s)",
+        (queue_id, worker_id, float(lease), qty, names, token, repeat),
+        read,
+        True,
+    )
+
+
+def run_snapshot(queue: str, run_id: uuid.UUID) -> Call[Claim | None]:
+    """What claim_tasks would have said about a running run (for batches claimed by the contract's claim_task)."""
+    return Call(
+        "select * from absurd.running_run(%s, %s)",
+        (queue, run_id),
+        lambda rows: Claim(*(*rows[0][:13], rows[0][13], queue)) if rows else None,
+        True,
+    )
+
+
+def extend_claim(queue: str, run_id: uuid.UUID, seconds: int) -> Call[None]:
+    return Call("select absurd.extend_claim(%s, %s, %s)", (queue, run_id, seconds), nothing, True)
+
+
+def hold_and_checkpoint(queue_id: int, run_id: uuid.UUID, claim_no: int, name: str, state: str) -> Call[str]:
+    """Inside a user's transaction: wait for the run's row, then keep the result under its fence. One letter."""
+    return Call(
+        "select absurd.set_checkpoints(%s, array[%s::uuid], array[%s::int], array[%s::text], array[%s::jsonb])"
+        " from absurd.hold_run(%s, %s, false) held",
+        (queue_id, run_id, claim_no, name, state, queue_id, run_id),
+        scalar,
+    )
+
+
+# -- events ------------------------------------------------------------------------------------------------------------
+
+
+def emit_events(queue: str, names: Sequence[str], payloads: Sequence[str], mode: str) -> Call[str]:
+    """One letter a row: o emitted, x was there already."""
+    return Call(
+        "select absurd.emit_events(absurd.queue_id_of(%s), %b, %b, %s)",
+        (queue, TextArray.pack(list(names)), JsonbArray.pack(list(payloads)), mode),
+        scalar,
+        True,
+    )
+
+
+# -- workers -----------------------------------------------------------------------------------------------------------
+
+
+def set_idle(queue_ids: list[int], channel: str) -> Call[None]:
+    return Call("select absurd.set_idle(%s::int[], %s)", (queue_ids, channel), nothing, True)
+
+
+def clear_idle(queue_ids: list[int], channel: str) -> Call[None]:
+    return Call("select absurd.clear_idle(%s::int[], %s)", (queue_ids, channel), nothing, True)
+
+
+def queue_ids(names: Sequence[str]) -> Call[dict[str, int]]:
+    return Call(
+        "select queue_name, queue_id from absurd.queues where queue_name = any(%s::text[])",
+        (list(names),),
+        lambda rows: {row[0]: row[1] for row in rows},
+        True,
+    )
+
+
+def take_housekeeping(ids: list[int], every: float) -> Call[list[int]]:
+    return Call("select absurd.take_housekeeping(%s::int[], %s)", (ids, float(every)), scalar)
+
+
+def housekeep(ids: list[int]) -> Call[list[Row]]:
+    return Call("select queue_name, tasks_deleted, events_deleted from absurd.housekeep(%s::int[])", (ids,), list, True)
+
+
+def policy_json(**given: Any) -> str:
+    """The given policy keys as JSON text."""
+    return json.dumps(given)

@@ -1,0 +1,307 @@
+"""What differs between the two worlds, on threads. The async twin (absurd/_async/_compat.py) has the same names on asyncio."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import importlib
+import inspect
+import os
+import select
+import signal as signals
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+import psycopg
+from psycopg_pool import ConnectionPool
+
+from absurd.errors import ConfigError
+from absurd.telemetry import logger
+
+T = TypeVar("T")
+Connection = psycopg.Connection[Any]
+Cursor = psycopg.Cursor[Any]
+Pool = ConnectionPool[Connection]
+Lock = threading.Lock
+Semaphore = threading.Semaphore
+
+
+class Cancelled(BaseException):
+    """Never raised: threads cannot be cancelled. Its asyncio twin can."""
+
+
+def check_handler(name: str, handler: Any) -> None:
+    """Refuse the wrong kind of handler at registration, not at the first task."""
+    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004
+        raise ConfigError(f'task "{name}": Absurd needs a plain function; use AsyncAbsurd for `async def` handlers')
+
+
+def maybe_await(value: Any) -> Any:
+    """The value itself."""
+    return value
+
+
+def try_acquire(permits: Semaphore) -> bool:
+    """Take a permit if one is free."""
+    return permits.acquire(blocking=False)
+
+
+def each(items: Iterable[T]) -> Iterable[T]:
+    """The items."""
+    return items
+
+
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+class Pause:
+    """Fairness is the scheduler's business here."""
+
+    __slots__ = ()
+
+    def __call__(self) -> None:
+        return None
+
+
+class Event:
+    """A flag that can be waited for with a timeout."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """True when set, False when the time is up."""
+        return self._event.wait(timeout)
+
+
+class Reply(Generic[T]):
+    """Set once, from anywhere; a late or second `set` is legal and ignored."""
+
+    __slots__ = ("_error", "_lock", "_value")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def set(self, value: T) -> None:
+        self._value = value
+        with contextlib.suppress(RuntimeError):
+            self._lock.release()
+
+    def fail(self, error: BaseException) -> None:
+        self._error = error
+        with contextlib.suppress(RuntimeError):
+            self._lock.release()
+
+    def get(self) -> T:
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            return self._value  # type: ignore[no-any-return]
+
+
+class Inbox(Generic[T]):
+    """Put from anywhere; one reader drains what is there, waiting for the first. None once it is closed and empty."""
+
+    def __init__(self) -> None:
+        self._items: deque[T] = deque()
+        self._ready = threading.Condition(threading.Lock())
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, item: T) -> None:
+        with self._ready:
+            self._items.append(item)
+            self._ready.notify()
+
+    def close(self) -> None:
+        with self._ready:
+            self._closed = True
+            self._ready.notify()
+
+    def drain(self, limit: int) -> list[T] | None:
+        with self._ready:
+            while not self._items:
+                if self._closed:
+                    return None
+                self._ready.wait()
+            return [self._items.popleft() for _ in range(min(limit, len(self._items)))]
+
+
+class Ready(Generic[T]):
+    """Claimed work between the claimer and the slots. `capacity` may change; a slot that waits counts as room."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._items: deque[T] = deque()
+        self._hungry = 0
+        self._closed = False
+        self._changed = threading.Condition(threading.Lock())
+        self._taken = threading.Condition(self._changed._lock)  # type: ignore[attr-defined]  # one lock, two queues
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put_many(self, items: list[T]) -> None:
+        with self._changed:
+            self._items.extend(items)
+            self._changed.notify(len(items))
+
+    def get(self) -> T | None:
+        """The next item; None once closed (what is left then belongs to whoever closed it)."""
+        with self._changed:
+            self._hungry += 1
+            self._taken.notify()
+            try:
+                while not self._items and not self._closed:
+                    self._changed.wait()
+                return None if self._closed else self._items.popleft()
+            finally:
+                self._hungry -= 1
+
+    def room(self) -> int:
+        """How many items may be put: waits until a slot is free, or the buffer has fallen to half. 0 once closed."""
+        with self._taken:
+            while not self._closed:
+                free = self._hungry + self.capacity - len(self._items)
+                if self._hungry > len(self._items) or (self.capacity and free >= (self.capacity + 1) // 2 and free > 0):
+                    return free
+                self._taken.wait()
+            return 0
+
+    def close(self) -> list[T]:
+        """End it; returns what nobody took."""
+        with self._changed:
+            self._closed = True
+            left = list(self._items)
+            self._items.clear()
+            self._changed.notify_all()
+            self._taken.notify_all()
+            return left
+
+
+class Waker:
+    """Interrupts a wait on a socket from elsewhere in the process."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+        self._lock = threading.Lock()
+        self._open = True
+
+    def wake(self) -> None:
+        with self._lock:
+            if self._open:
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._write, b"w")
+
+    def close(self) -> None:
+        with self._lock:
+            if self._open:
+                self._open = False
+                os.close(self._read)
+                os.close(self._write)
+
+    def wait_for(self, fileno: int, timeout: float | None) -> None:
+        """Until the socket has something to read, `wake` is called, or the time is up."""
+        poll = select.poll()
+        poll.register(fileno, select.POLLIN)
+        poll.register(self._read, select.POLLIN)
+        poll.poll(None if timeout is None else max(0, int(timeout * 1000)))
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._read, 4096)
+
+
+class Running:
+    """A handler under way. A thread cannot be cancelled: it notices at its next context call."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self) -> None:
+        self.reason: BaseException | None = None
+
+    def run(self, call: Callable[[], T]) -> T:
+        """Run here, in a fresh copy of the context."""
+        return contextvars.copy_context().run(call)
+
+    def stop(self, reason: BaseException) -> None:
+        """Ask it to end at its next context call."""
+        self.interrupt(reason)
+
+    def interrupt(self, reason: BaseException) -> None:
+        """Ask it to end at its next context call."""
+        if self.reason is None:
+            self.reason = reason
+
+
+class Group:
+    """Background jobs of a worker: daemon threads, so that a handler that never returns cannot keep the process alive."""
+
+    def __init__(self) -> None:
+        self._threads: list[threading.Thread] = []
+
+    def start(self, job: Callable[..., None], *args: Any, name: str = "") -> None:
+        thread = threading.Thread(target=self._guard, args=(job, args), name=f"absurd-{name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    @staticmethod
+    def _guard(job: Callable[..., None], args: tuple[Any, ...]) -> None:
+        try:
+            job(*args)
+        except BaseException:
+            logger.exception("a part of the worker ended unexpectedly; its leases will run out")
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for all jobs; False when the time is up first."""
+        until = None if timeout is None else time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(None if until is None else max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def abandon(self) -> None:
+        """Stop waiting for what is still running."""
+
+
+@contextlib.contextmanager
+def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
+    """Call `handle(signal number)` on SIGTERM and SIGINT while inside; nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {
+        number: signals.signal(number, lambda n, frame: handle(n)) for number in (signals.SIGTERM, signals.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signals.signal(number, handler)
+
+
+def call_soon(call: Callable[[], None]) -> None:
+    """Run a short callback outside the present frame: a signal handler must not take locks its own thread may hold."""
+    threading.Thread(target=call, daemon=True).start()
+
+
+def twin_client() -> Any:
+    """The client class of the other world."""
+    return importlib.import_module("absurd").AsyncAbsurd
+
+
+Hook = Callable[..., Any]
