@@ -1960,17 +1960,24 @@ as $$
 #variable_conflict use_column
 declare
   v_queue_id integer := absurd.queue_id_of(p_queue_name);
+  c record;
 begin
+  -- Two statements: the second one's snapshot sees whatever was committed before the rows were locked. Joined in one, a
+  -- task spawned between the outer and the inner snapshot would be claimed and not handed out.
+  select array_agg(l.task_id) as task_ids, array_agg(l.attempt) as attempts, array_agg(l.wake_event) as wake_events,
+         array_agg(l.wake_step) as wake_steps
+    into c
+    from absurd.claim_live(v_queue_id, absurd.current_time(), coalesce(nullif(btrim(p_worker_id), ''), 'worker'),
+                           greatest(coalesce(p_claim_timeout, 30), 0), greatest(coalesce(p_qty, 1), 1)) l;
   return query
-    select absurd.run_id_of(c.task_id, c.attempt), c.task_id, c.attempt, t.task_name, t.params, t.retry_strategy,
-           t.max_attempts, t.headers, c.wake_event,
-           case when c.wake_step is not null then
+    select absurd.run_id_of(u.task_id, u.attempt), u.task_id, u.attempt, t.task_name, t.params, t.retry_strategy,
+           t.max_attempts, t.headers, u.wake_event,
+           case when u.wake_step is not null then
              (select k.state from absurd.checkpoints k
-               where k.queue_id = v_queue_id and k.task_id = c.task_id and k.name = c.wake_step) end
-      from absurd.claim_live(v_queue_id, absurd.current_time(), coalesce(nullif(btrim(p_worker_id), ''), 'worker'),
-                             greatest(coalesce(p_claim_timeout, 30), 0), greatest(coalesce(p_qty, 1), 1)) c
-     cross join lateral (select * from absurd.tasks x where x.queue_id = v_queue_id and x.task_id = c.task_id offset 0) t
-     order by c.task_id;
+               where k.queue_id = v_queue_id and k.task_id = u.task_id and k.name = u.wake_step) end
+      from unnest(c.task_ids, c.attempts, c.wake_events, c.wake_steps) u(task_id, attempt, wake_event, wake_step)
+     cross join lateral (select * from absurd.tasks x where x.queue_id = v_queue_id and x.task_id = u.task_id offset 0) t
+     order by u.task_id;
 end
 $$;
 
@@ -2032,21 +2039,28 @@ as $$
 declare
   v_now timestamptz := absurd.current_time();
   v_next timestamptz;
+  c record;
 begin
+  -- Claimed first, read after: see claim_task. A checkpoint committed just before the row came free must not be missed.
+  select array_agg(l.task_id) as task_ids, array_agg(l.attempt) as attempts, array_agg(l.claim_no) as claim_nos,
+         array_agg(l.wake_event) as wake_events, array_agg(l.fresh) as fresh, array_agg(l.due_at) as due_ats
+    into c
+    from (select * from absurd.claim_live(p_queue_id, v_now, p_worker_id, p_lease, p_qty, p_names, p_token)
+           where not p_repeat
+           union all
+          select * from absurd.claimed_again(p_queue_id, p_worker_id, p_token) where p_repeat) l;
   return query
-    select c.task_id, c.attempt, c.claim_no, t.task_name, t.params, t.headers, t.retry_strategy, t.max_attempts,
-           t.enqueue_at, v_now, c.wake_event, k.states, k.timeouts, null::double precision, null::bigint, null::bigint
-      from (select * from absurd.claim_live(p_queue_id, v_now, p_worker_id, p_lease, p_qty, p_names, p_token)
-             where not p_repeat
-             union all
-            select * from absurd.claimed_again(p_queue_id, p_worker_id, p_token) where p_repeat) c
-     cross join lateral (select * from absurd.tasks x where x.queue_id = p_queue_id and x.task_id = c.task_id offset 0) t
+    select u.task_id, u.attempt, u.claim_no, t.task_name, t.params, t.headers, t.retry_strategy, t.max_attempts,
+           t.enqueue_at, v_now, u.wake_event, k.states, k.timeouts, null::double precision, null::bigint, null::bigint
+      from unnest(c.task_ids, c.attempts, c.claim_nos, c.wake_events, c.fresh, c.due_ats)
+           u(task_id, attempt, claim_no, wake_event, fresh, due_at)
+     cross join lateral (select * from absurd.tasks x where x.queue_id = p_queue_id and x.task_id = u.task_id offset 0) t
      cross join lateral (
        select jsonb_object_agg(x.name, x.state) filter (where x.outcome is null) as states,
               array_agg(x.name) filter (where x.outcome is not null) as timeouts
          from absurd.checkpoints x
-        where not c.fresh and x.queue_id = p_queue_id and x.task_id = c.task_id and x.status = 'committed') k
-     order by c.due_at, c.task_id;
+        where not u.fresh and x.queue_id = p_queue_id and x.task_id = u.task_id and x.status = 'committed') k
+     order by u.due_at, u.task_id;
   if not found then
     select least(
       (select min(n.due_at) from absurd.next_ready(p_queue_id, v_now, p_names) n(due_at)),
