@@ -23,7 +23,7 @@ class Amount:
 
 @dataclass(frozen=True)
 class QueueAmount:
-    """What one batch of one queue deleted."""
+    """What one batch of one queue deleted, or all of it would."""
 
     queue_name: str
     tasks_deleted: int
@@ -39,6 +39,17 @@ select (select count(*) from absurd.attempts a
                absurd.current_time() - make_interval(secs => %(ttl)s) as before) q
 """
 
+_EXPIRED_BY_POLICY = """
+select q.queue_name,
+       (select count(*) from absurd.attempts a
+         where a.queue_id = q.queue_id and a.task_state is not null
+           and a.finished_at < absurd.current_time() - q.cleanup_ttl) as tasks_deleted,
+       (select count(*) from absurd.events e
+         where e.queue_id = q.queue_id and e.emitted_at < absurd.current_time() - q.cleanup_ttl) as events_deleted
+  from absurd.queues q
+ order by q.queue_name
+"""
+
 _DELETE = """
 select absurd.cleanup_tasks(%(queue)s, %(ttl)s, %(limit)s) as tasks,
        absurd.cleanup_events(%(queue)s, %(ttl)s, %(limit)s) as events
@@ -48,6 +59,11 @@ select absurd.cleanup_tasks(%(queue)s, %(ttl)s, %(limit)s) as tasks,
 def expired(queue: str, ttl_seconds: int) -> Query[Amount]:
     """How many tasks ended, and how many events were emitted, longer ago than that. QueueNotFound."""
     return Query(_EXPIRED, {"queue": queue, "ttl": ttl_seconds}, lambda rows: Amount(**rows[0]))
+
+
+def expired_by_policy() -> Query[tuple[QueueAmount, ...]]:
+    """How much each queue's own `cleanup_ttl` would delete."""
+    return Query(_EXPIRED_BY_POLICY, {}, lambda rows: tuple(QueueAmount(**row) for row in rows))
 
 
 def delete(queue: str, ttl_seconds: int, limit: int) -> Query[Amount]:
@@ -63,9 +79,3 @@ def delete_by_policy() -> Query[tuple[QueueAmount, ...]]:
     """One batch in every queue, by its own `cleanup_ttl` and `cleanup_limit`, and one of what dropped queues left."""
     sql = "select queue_name, tasks_deleted, events_deleted from absurd.cleanup_all_queues()"
     return Query(sql, {}, lambda rows: tuple(QueueAmount(**row) for row in rows))
-
-
-def purge(queue: str) -> Query[int]:
-    """Empty a queue: every task, whatever its state, and every event. The number of tasks deleted. QueueNotFound."""
-    sql = "select absurd.purge_queue(%(queue)s) as tasks"
-    return Query(sql, {"queue": queue}, lambda rows: int(rows[0]["tasks"]))

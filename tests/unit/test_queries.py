@@ -293,10 +293,11 @@ def test_retention_counts_what_it_then_deletes(engine: Engine, conn: Connection,
     engine.spawn()
     clock.advance(conn, 100)
     assert queries.run(conn, retention.expired("orders", 99)) == retention.Amount(3, 3)
+    conn.execute("select absurd.set_queue_policy('orders', '{\"cleanup_ttl\": \"99 seconds\"}')")
+    assert queries.run(conn, retention.expired_by_policy()) == (retention.QueueAmount("orders", 3, 3),)
     assert queries.run(conn, retention.expired("orders", 100)) == retention.Amount(0, 0)
     assert queries.run(conn, retention.delete("orders", 99, 2)) == retention.Amount(2, 2)
     assert queries.run(conn, retention.delete("orders", 99, 2)) == retention.Amount(1, 1)
-    assert queries.run(conn, retention.purge("orders")) == 1
     assert queries.run(conn, retention.delete_by_policy()) == (retention.QueueAmount("orders", 0, 0),)
 
 
@@ -310,7 +311,7 @@ def test_violations_are_rows_and_a_clean_database_has_none(engine: Engine, conn:
 
 def test_errors_are_those_of_the_package(conn: Connection, connect: Connect, empty_database_url: str) -> None:
     with pytest.raises(QueueNotFound):
-        queries.run(conn, retention.purge("nope"))
+        queries.run(conn, retention.expired("nope", 1))
     with pytest.raises(SchemaMissing):
         queries.run(connect(empty_database_url), tasks.find(TaskFilter()))
 
@@ -322,7 +323,7 @@ def test_asynchronous_connections_ask_the_same(engine: Engine, database_url: str
         async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as conn:
             page = await queries.run_async(conn, tasks.find(TaskFilter(queue="orders")))
             with pytest.raises(QueueNotFound):
-                await queries.run_async(conn, retention.purge("nope"))
+                await queries.run_async(conn, retention.expired("nope", 1))
             return [each.task_id for each in page.items]
 
     assert asyncio.run(ask()) == [task]

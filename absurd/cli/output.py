@@ -1,0 +1,97 @@
+"""How every command speaks: lines and tables for people, JSON for programs, notes on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import click
+
+from absurd.queries import as_json
+
+
+def line(text: str = "") -> None:
+    """One line on stdout."""
+    click.echo(text)
+
+
+def note(text: str) -> None:
+    """One line on stderr: for people, never part of the answer."""
+    click.echo(text, err=True)
+
+
+def data(value: Any) -> None:
+    """An answer as JSON: two spaces, the fields in their order, any script as it is."""
+    click.echo(json.dumps(as_json(value), indent=2, ensure_ascii=False))
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Left-aligned columns; None is a dash."""
+    cells = [[plain("-" if cell is None else str(cell)) for cell in row] for row in rows]
+    widths = [max(len(row[index]) for row in [list(headers), *cells]) for index in range(len(headers))]
+    for row in [list(headers), *cells]:
+        line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def fields(pairs: Iterable[tuple[str, object]], indent: str = "  ") -> None:
+    """`  Name:  value` lines, values aligned; None is left out."""
+    shown = [(name + ":", value) for name, value in pairs if value is not None]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        line(f"{indent}{name.ljust(width)} {plain(str(value))}")
+
+
+def section(title: str) -> None:
+    """A heading, set off by an empty line."""
+    line()
+    line(title)
+
+
+def block(value: Any, indent: str = "  ") -> None:
+    """A JSON value over several lines."""
+    for each in json.dumps(value, indent=2, ensure_ascii=False).splitlines():
+        line(indent + plain(each))
+
+
+def short(value: Any, limit: int = 100) -> str:
+    """A JSON value in one line, cut after `limit` characters."""
+    text = plain(json.dumps(value, ensure_ascii=False))
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def moment(value: datetime | None) -> str | None:
+    """A moment in UTC to the millisecond: `2026-03-01 12:00:00.123Z`."""
+    if value is None:
+        return None
+    cut = value.replace(microsecond=value.microsecond // 1000 * 1000)
+    text = str(as_json(cut)).replace("T", " ").removesuffix("Z")
+    return (text[:23] if "." in text else text + ".000") + "Z"
+
+
+def plain(text: str) -> str:
+    """The text with control characters spelt out: names are data and must not steer the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        repr(each)[1:-1] if unicodedata.category(each) in ("Cc", "Cf", "Cs", "Zl", "Zp") else each for each in text
+    )
+
+
+def interactive() -> bool:
+    """Whether a person sees stderr now: only then a bar is drawn."""
+    return sys.stderr.isatty()
+
+
+@contextmanager
+def progress(label: str, length: int) -> Iterator[Callable[[int, str], None]]:
+    """Long work, in parts: a bar on stderr where somebody watches, else a line a part on stdout."""
+    if not interactive() or not length:
+        yield lambda _done, text: line(text)
+        return
+    with click.progressbar(range(length), length=length, label=label, file=click.get_text_stream("stderr")) as bar:
+        yield lambda done, _text: bar.update(done)
