@@ -93,5 +93,5 @@ def progress(label: str, length: int) -> Iterator[Callable[[int, str], None]]:
     if not interactive() or not length:
         yield lambda _done, text: line(text)
         return
-    with click.progressbar(range(length), length=length, label=label, file=click.get_text_stream("stderr")) as bar:
+    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
         yield lambda done, _text: bar.update(done)

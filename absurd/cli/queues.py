@@ -152,7 +152,8 @@ def queue_policy(target: Target, /, queue: str, as_json: bool, **given: Any) -> 
 def cleanup(target: Target, queue: str | None, ttl_days: float | None, every: bool, limit: int, dry_run: bool) -> None:
     """Delete tasks and events older than TTL_DAYS days.
 
-    That is, tasks that ended and events that were emitted longer ago. In batches that commit one by one, so that nobody waits for it and an interrupted run keeps what it did.
+    That is, tasks that ended and events that were emitted longer ago. In batches that commit one by one, so that nobody
+    waits for it and an interrupted run keeps what it did.
 
     \b
     Examples:

@@ -51,9 +51,9 @@ def worker(
 ) -> None:
     """Run the tasks that a module registers.
 
-    Until interrupted. MODULE:APP names an Absurd or AsyncAbsurd, as `orders.app:app`; the working directory is on the path. -d sets
-    ABSURD_DATABASE_URL for an app that names no database. One interrupt finishes or hands back what runs; a second
-    leaves at once.
+    Until interrupted. MODULE:APP names an Absurd or AsyncAbsurd, as `orders.app:app`; the working directory is on the
+    path. -d sets ABSURD_DATABASE_URL for an app that names no database. One interrupt finishes or hands back what runs;
+    a second leaves at once.
 
     \b
     Examples:
