@@ -188,3 +188,9 @@ create table absurd.housekeeping (
   done_at  timestamptz not null
 );
 comment on table absurd.housekeeping is 'When a worker last cleaned up after a queue, so that one does it at a time';
+
+create unlogged table absurd.sweeps (
+  queue_id   integer primary key,
+  after_name text not null default ''
+);
+comment on table absurd.sweeps is 'How far the cleanup of sentinels has come in each queue; after a crash it starts over';

@@ -163,3 +163,20 @@ def test_a_retention_run_does_not_fail_because_a_queue_is_dropped_meanwhile(
     stopper.commit()
 
     assert cleaning.result() == [("doomed", 1), ("q", 1), ("z", 1)]
+
+
+def test_two_cleanups_of_events_look_at_each_sentinel_once_and_never_wait(q: Queue, connect: Connect) -> None:
+    runs = [q.start() for _ in range(6)]
+    for number, run in enumerate(runs):
+        q.await_event(run, f"event-{number}")
+    for run in runs[::2]:
+        q.cancel(run["task_id"])
+    first = connect(autocommit=False)
+    q.on(first).call("cleanup_events", 0, 4)
+    q.conn.execute("set statement_timeout = '10s'")
+
+    q.call("cleanup_events", 0, 4)  # the round is the other's: nothing, at once
+    first.commit()
+    q.call("cleanup_events", 0, 4)
+
+    assert [e["event_name"] for e in q.view("e", "true order by event_name")] == ["event-1", "event-3", "event-5"]

@@ -14,6 +14,7 @@
 --   waits             who sleeps until which event, or which task, until when
 --   idempotency_keys  key -> task, freed when the task is cleaned up
 --   idle              unlogged: which workers are asleep and how to wake them (a hint, never a truth)
+--   sweeps            unlogged: how far the cleanup of sentinels has come (a hint, too)
 --
 -- A task lives in `live` until it ends; then its last `attempts` row says how. run_id is the task id
 -- with the attempt number in its last 16 bits, so a run needs no table and no index of its own.
@@ -367,8 +368,14 @@ create table absurd.housekeeping (
   done_at  timestamptz not null
 );
 comment on table absurd.housekeeping is 'When a worker last cleaned up after a queue, so that one does it at a time';
+
+create unlogged table absurd.sweeps (
+  queue_id   integer primary key,
+  after_name text not null default ''
+);
+comment on table absurd.sweeps is 'How far the cleanup of sentinels has come in each queue; after a crash it starts over';
 $migration$;
-    insert into absurd.migrations (number, name, checksum) values (1, '0001_initial', '60501158895520b8e4d6a77f4d34f6dc1fd7ad80cd8598101ede264ddab925dd');
+    insert into absurd.migrations (number, name, checksum) values (1, '0001_initial', '53e703e81ee658b78555abc195717834377376a78cf62c2f3d9b8f140f4de650');
   end if;
 end
 $install$;
@@ -2743,7 +2750,8 @@ as $$
   select absurd.delete_old_tasks(absurd.queue_id_of(p_queue_name), absurd.expiry(p_ttl_seconds), coalesce(p_limit, 1000))
 $$;
 
--- Purpose: delete at most p_limit sentinels that nobody waits on. Locks: event rows, SKIP LOCKED.
+-- Purpose: look at the next p_limit sentinels, in a round that goes by name, and delete those that nobody waits on. Where
+-- another cleanup is at it, nothing. Locks: the round's row, event rows; SKIP LOCKED.
 create or replace function absurd.delete_sentinels(p_queue_id integer, p_limit integer)
   returns integer language plpgsql security definer
   set search_path = pg_catalog, pg_temp
@@ -2751,26 +2759,44 @@ create or replace function absurd.delete_sentinels(p_queue_id integer, p_limit i
   set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
+  v_after text;
+  v_seen text[];
   v_idle text[];
-  v_count integer;
 begin
-  -- two statements: whoever registers a wait holds the sentinel's row, so waits are looked for after our lock on it
-  select array_agg(o.event_name) into v_idle
-    from (select e.event_name from absurd.events e
-           where e.queue_id = p_queue_id and e.emitted_at is null
-             and not exists (select 1 from absurd.waits w where w.queue_id = p_queue_id and w.event_name = e.event_name
-                                                            and w.awaited_task_id is null)
-           order by e.event_name limit greatest(p_limit, 0) for update skip locked) o;
-  if v_idle is null then
-    return 0;
+  select s.after_name into v_after from absurd.sweeps s where s.queue_id = p_queue_id for update skip locked;
+  if not found then
+    if exists (select 1 from absurd.sweeps s where s.queue_id = p_queue_id) then
+      return 0;
+    end if;
+    insert into absurd.sweeps (queue_id) values (p_queue_id) on conflict do nothing;
   end if;
+  select array_agg(e.event_name order by e.event_name) into v_seen
+    from (select e.event_name from absurd.events e
+           where e.queue_id = p_queue_id and e.emitted_at is null and e.event_name > coalesce(v_after, '')
+           order by e.event_name limit greatest(p_limit, 0)) e;
+  update absurd.sweeps s
+     set after_name = case when cardinality(v_seen) = p_limit then v_seen[p_limit] else '' end
+   where s.queue_id = p_queue_id;
+
+  select array_agg(l.event_name) into v_idle
+    from (select s.name from unnest(v_seen) s(name)
+            left join lateral (select true as waited from absurd.waits w
+                                where w.queue_id = p_queue_id and w.event_name = s.name and w.awaited_task_id is null
+                                limit 1) w on true
+           where w.waited is null offset 0) s
+   cross join lateral (select e.event_name from absurd.events e
+                        where e.queue_id = p_queue_id and e.event_name = s.name and e.emitted_at is null
+                        for update skip locked) l;
+  -- whoever registers a wait holds the sentinel's row, so waits are looked for once more, after our lock on it
+  select array_agg(s.name) into v_idle
+    from unnest(v_idle) s(name)
+    left join lateral (select true as waited from absurd.waits w
+                        where w.queue_id = p_queue_id and w.event_name = s.name and w.awaited_task_id is null
+                        limit 1) w on true
+   where w.waited is null;
   with idle as materialized (select p_queue_id as queue_id, u.name as event_name from unnest(v_idle) u(name))
-  delete from absurd.events e using idle i
-   where e.queue_id = i.queue_id and e.event_name = i.event_name and e.emitted_at is null
-     and not exists (select 1 from absurd.waits w where w.queue_id = p_queue_id and w.event_name = e.event_name
-                                                    and w.awaited_task_id is null);
-  get diagnostics v_count = row_count;
-  return v_count;
+  delete from absurd.events e using idle i where e.queue_id = i.queue_id and e.event_name = i.event_name;
+  return coalesce(cardinality(v_idle), 0);
 end
 $$;
 
@@ -2952,9 +2978,12 @@ begin
   loop
     v_rows := (absurd.purge_rows(v_dropped.queue_id, p_limit)).total;
     v_total := v_total + v_rows;
-    if v_rows = 0 and v_dropped.dropped_at < clock_timestamp() - interval '10 minutes' then
+    if v_rows = 0 and v_dropped.dropped_at < clock_timestamp() - interval '10 minutes'
+       and not exists (select 1 from absurd.tasks t where t.queue_id = v_dropped.queue_id)
+       and not exists (select 1 from absurd.events e where e.queue_id = v_dropped.queue_id) then
       delete from absurd.idempotency_keys k where k.queue_id = v_dropped.queue_id;
       delete from absurd.idle i where i.queue_id = v_dropped.queue_id;
+      delete from absurd.sweeps s where s.queue_id = v_dropped.queue_id;
       delete from absurd.housekeeping h where h.queue_id = v_dropped.queue_id;
       delete from absurd.dropped_queues d where d.queue_id = v_dropped.queue_id;
     end if;
