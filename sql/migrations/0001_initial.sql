@@ -189,8 +189,8 @@ create table absurd.housekeeping (
 );
 comment on table absurd.housekeeping is 'When a worker last cleaned up after a queue, so that one does it at a time';
 
-create unlogged table absurd.sweeps (
+create table absurd.sweeps (
   queue_id   integer primary key,
   after_name text not null default ''
 );
-comment on table absurd.sweeps is 'How far the cleanup of sentinels has come in each queue; after a crash it starts over';
+comment on table absurd.sweeps is 'How far the cleanup of sentinels has come in each queue';

@@ -10,7 +10,7 @@
 --   waits             who sleeps until which event, or which task, until when
 --   idempotency_keys  key -> task, freed when the task is cleaned up
 --   idle              unlogged: which workers are asleep and how to wake them (a hint, never a truth)
---   sweeps            unlogged: how far the cleanup of sentinels has come (a hint, too)
+--   sweeps            how far the cleanup of sentinels has come in each queue
 --
 -- A task lives in `live` until it ends; then its last `attempts` row says how. run_id is the task id
 -- with the attempt number in its last 16 bits, so a run needs no table and no index of its own.

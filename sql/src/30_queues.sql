@@ -87,6 +87,7 @@ begin
   if v_found.storage_mode <> v_mode then
     raise exception 'Queue "%" already exists with storage mode "%"', p_queue_name, v_found.storage_mode;
   end if;
+  insert into absurd.sweeps (queue_id) values (v_found.queue_id) on conflict do nothing;
   perform absurd.create_queue_views(p_queue_name, v_found.queue_id);
 end
 $$;

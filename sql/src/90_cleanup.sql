@@ -79,11 +79,8 @@ declare
   v_idle text[];
 begin
   select s.after_name into v_after from absurd.sweeps s where s.queue_id = p_queue_id for update skip locked;
-  if not found then
-    if exists (select 1 from absurd.sweeps s where s.queue_id = p_queue_id) then
-      return 0;
-    end if;
-    insert into absurd.sweeps (queue_id) values (p_queue_id) on conflict do nothing;
+  if not found and exists (select 1 from absurd.sweeps s where s.queue_id = p_queue_id) then
+    return 0;
   end if;
   select array_agg(e.event_name order by e.event_name) into v_seen
     from (select e.event_name from absurd.events e

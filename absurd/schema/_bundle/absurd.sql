@@ -14,7 +14,7 @@
 --   waits             who sleeps until which event, or which task, until when
 --   idempotency_keys  key -> task, freed when the task is cleaned up
 --   idle              unlogged: which workers are asleep and how to wake them (a hint, never a truth)
---   sweeps            unlogged: how far the cleanup of sentinels has come (a hint, too)
+--   sweeps            how far the cleanup of sentinels has come in each queue
 --
 -- A task lives in `live` until it ends; then its last `attempts` row says how. run_id is the task id
 -- with the attempt number in its last 16 bits, so a run needs no table and no index of its own.
@@ -369,13 +369,13 @@ create table absurd.housekeeping (
 );
 comment on table absurd.housekeeping is 'When a worker last cleaned up after a queue, so that one does it at a time';
 
-create unlogged table absurd.sweeps (
+create table absurd.sweeps (
   queue_id   integer primary key,
   after_name text not null default ''
 );
-comment on table absurd.sweeps is 'How far the cleanup of sentinels has come in each queue; after a crash it starts over';
+comment on table absurd.sweeps is 'How far the cleanup of sentinels has come in each queue';
 $migration$;
-    insert into absurd.migrations (number, name, checksum) values (1, '0001_initial', '53e703e81ee658b78555abc195717834377376a78cf62c2f3d9b8f140f4de650');
+    insert into absurd.migrations (number, name, checksum) values (1, '0001_initial', 'a010c2257fff04e130496d4ad813fedbb0e797f26c98a12587ed888fadfe7288');
   end if;
 end
 $install$;
@@ -426,9 +426,11 @@ select c.task_id, c.name as checkpoint_name, c.state, c.status,
   from absurd.checkpoints c
  where c.outcome is null;
 
+-- Only what was emitted: who counts rows here, as a client's dry run of a cleanup does, must not count sentinels.
 create or replace view absurd.compat_events as
-select e.event_name, e.payload, coalesce(e.emitted_at, 'epoch') as emitted_at, e.queue_id
-  from absurd.events e;
+select e.event_name, e.payload, e.emitted_at, e.queue_id
+  from absurd.events e
+ where e.emitted_at is not null;
 
 create or replace view absurd.compat_waits as
 select w.task_id, absurd.run_id_of(w.task_id, w.attempt) as run_id, w.step_name, w.event_name,
@@ -526,6 +528,7 @@ begin
   if v_found.storage_mode <> v_mode then
     raise exception 'Queue "%" already exists with storage mode "%"', p_queue_name, v_found.storage_mode;
   end if;
+  insert into absurd.sweeps (queue_id) values (v_found.queue_id) on conflict do nothing;
   perform absurd.create_queue_views(p_queue_name, v_found.queue_id);
 end
 $$;
@@ -2764,11 +2767,8 @@ declare
   v_idle text[];
 begin
   select s.after_name into v_after from absurd.sweeps s where s.queue_id = p_queue_id for update skip locked;
-  if not found then
-    if exists (select 1 from absurd.sweeps s where s.queue_id = p_queue_id) then
-      return 0;
-    end if;
-    insert into absurd.sweeps (queue_id) values (p_queue_id) on conflict do nothing;
+  if not found and exists (select 1 from absurd.sweeps s where s.queue_id = p_queue_id) then
+    return 0;
   end if;
   select array_agg(e.event_name order by e.event_name) into v_seen
     from (select e.event_name from absurd.events e
