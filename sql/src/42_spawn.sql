@@ -31,6 +31,7 @@ begin
     if p_options ? 'max_attempts' then
       max_attempts := (p_options->>'max_attempts')::integer;
     elsif p_queue_default is null then
+      v_key := 'default_max_attempts';
       max_attempts := (p_options->>'default_max_attempts')::integer;
     end if;
     if max_attempts < 1 then

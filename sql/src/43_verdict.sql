@@ -35,6 +35,7 @@ create or replace function absurd.refusal(
     p_queue_id integer, p_task_id uuid, p_attempt integer, p_claim_no integer, p_verb text, p_step text default null)
   returns text language plpgsql stable security definer
   set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v record;

@@ -31,6 +31,7 @@ $$;
 create or replace function absurd.extend_claim(p_queue_name text, p_run_id uuid, p_extend_by integer)
   returns void language plpgsql security definer
   set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_queue_id integer := absurd.queue_id_of(p_queue_name);

@@ -3,7 +3,8 @@
 -- Purpose: emit events of one queue. p_mode latch: the first emit of a name wins, later ones are no-ops (the contract);
 -- next: the payload replaces the latched one and wakes those who wait now, so that a name works again tomorrow.
 -- Of equal names in one call, latch keeps the first and next the last. Letters: o emitted, x there already (no-op).
--- sleeping on the name -> pending, the payload as the step's checkpoint. Waits whose timeout has passed are left to the claim.
+-- sleeping on the name -> pending, the payload as the step's checkpoint. A wait whose timeout has passed goes without the
+-- event: the claim writes the timeout.
 -- Locks: event rows by name (2), then all waiters' live rows in one sorted statement (4), then waits and checkpoints.
 create or replace function absurd.emit_events(
     p_queue_id integer, p_event_names text[], p_payloads jsonb[], p_mode text default 'latch')
@@ -57,6 +58,12 @@ begin
       returning l.queue_id, l.task_id, l.attempt, w.step_name, w.event_name),
     gone as (
       delete from absurd.waits w using woken k
+       where w.queue_id = k.queue_id and w.task_id = k.task_id and w.step_name = k.step_name),
+    late as materialized (
+      select w.queue_id, w.task_id, w.step_name from absurd.waits_for_events(p_queue_id, v_emitted) w
+       where w.timeout_at <= v_now),
+    gone_late as (
+      delete from absurd.waits w using late k
        where w.queue_id = k.queue_id and w.task_id = k.task_id and w.step_name = k.step_name),
     kept as (
       insert into absurd.checkpoints as c (queue_id, task_id, name, state, attempt, updated_at)
