@@ -42,9 +42,11 @@ select c.task_id, c.name as checkpoint_name, c.state, c.status,
   from absurd.checkpoints c
  where c.outcome is null;
 
+-- Only what was emitted: who counts rows here, as a client's dry run of a cleanup does, must not count sentinels.
 create or replace view absurd.compat_events as
-select e.event_name, e.payload, coalesce(e.emitted_at, 'epoch') as emitted_at, e.queue_id
-  from absurd.events e;
+select e.event_name, e.payload, e.emitted_at, e.queue_id
+  from absurd.events e
+ where e.emitted_at is not null;
 
 create or replace view absurd.compat_waits as
 select w.task_id, absurd.run_id_of(w.task_id, w.attempt) as run_id, w.step_name, w.event_name,
