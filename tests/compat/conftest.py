@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +15,11 @@ import pytest
 from tests.compat import environments
 from tests.compat.clients import PROGRAMS, Client, environment, uri
 
-KINDS = ("python", "python-async", "node")
+RELEASED = ("python", "python-async", "node")
+# The same programs on our own package: what was written for the other SDK runs on this one, line for line.
+OURS = ("absurd", "absurd-async")
+KINDS = RELEASED + OURS
+_ROOT = Path(__file__).parent.parent.parent
 
 
 class StartClient(Protocol):
@@ -68,7 +73,8 @@ def client(request: pytest.FixtureRequest, database_url: str) -> Iterator[StartC
     with ExitStack() as stack:
 
         def start(kind: str, queue: str = "orders") -> Client:
-            started = Client(_command(kind, queue, request), environment(database_url))
+            more = {"PYTHONPATH": str(_ROOT)} if kind in OURS else {}
+            started = Client(_command(kind, queue, request), environment(database_url, **more))
             stack.callback(started.close)
             return started
 
@@ -79,10 +85,12 @@ def _command(kind: str, queue: str, request: pytest.FixtureRequest) -> list[str]
     if kind == "node":
         folder = request.getfixturevalue("node_clients")
         return ["node", str(PROGRAMS / "node_client.cjs"), str(folder), queue]
+    program = str(PROGRAMS / ("async_client.py" if kind.endswith("-async") else "sync_client.py"))
+    if kind in OURS:
+        return [sys.executable, program, queue, "absurd"]
     # -I: neither our packages nor the user's can stand in for theirs.
     python = request.getfixturevalue("python_clients") / "bin" / "python"
-    program = "async_client.py" if kind == "python-async" else "sync_client.py"
-    return [str(python), "-I", str(PROGRAMS / program), queue]
+    return [str(python), "-I", program, queue, "absurd_sdk"]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The released Python SDK, async: requests on stdin, answers and notes on stdout."""
+"""A Python SDK, async (which one, the second argument says): requests on stdin, answers and notes on stdout."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import os
 import signal
 import sys
 import traceback
+from importlib import import_module
 from typing import Any
 
 import psycopg
-from absurd_sdk import AsyncAbsurd, AsyncTaskContext
-from absurd_sdk import TimeoutError as EventTimeout
 
+sdk = import_module(sys.argv[2])
 healthy = False
 
 
@@ -42,7 +42,7 @@ async def value(of: Any = None) -> Any:
 # ---------------------------------------------------------------- the tasks
 
 
-async def order(params: Any, ctx: AsyncTaskContext) -> Any:
+async def order(params: Any, ctx: Any) -> Any:
     number = params["order"]
 
     async def reserve() -> Any:
@@ -63,7 +63,7 @@ async def order(params: Any, ctx: AsyncTaskContext) -> Any:
     return {"reserved": reserved, "payment": payment, "parcel": parcel, "delivery": delivery}
 
 
-async def flaky(params: Any, ctx: AsyncTaskContext) -> Any:
+async def flaky(params: Any, ctx: Any) -> Any:
     async def charge() -> Any:
         note("charge")
         if not healthy:
@@ -74,10 +74,10 @@ async def flaky(params: Any, ctx: AsyncTaskContext) -> Any:
     return await ctx.step("charge", charge)
 
 
-async def waiter(params: Any, ctx: AsyncTaskContext) -> Any:
+async def waiter(params: Any, ctx: Any) -> Any:
     try:
         payload = await ctx.await_event(params["event"], timeout=params.get("timeout"))
-    except EventTimeout as error:
+    except sdk.TimeoutError as error:
         payload = {"timed out": str(error)}
     note("answered")
     if params.get("then_fail") and not healthy:
@@ -85,20 +85,20 @@ async def waiter(params: Any, ctx: AsyncTaskContext) -> Any:
     return payload
 
 
-async def sleeper(params: Any, ctx: AsyncTaskContext) -> Any:
+async def sleeper(params: Any, ctx: Any) -> Any:
     note("asleep")
     await ctx.sleep_for("nap", params["seconds"])
     note("awake")
     return "rested"
 
 
-async def holder(params: Any, ctx: AsyncTaskContext) -> Any:
+async def holder(params: Any, ctx: Any) -> Any:
     await hold("holding")
     await ctx.step("after", lambda: value(note("after")))
     return "held"
 
 
-async def steps(params: Any, ctx: AsyncTaskContext) -> Any:
+async def steps(params: Any, ctx: Any) -> Any:
     again = [await ctx.step("again", lambda n=n: value(n)) for n in range(3)]
     handle = await ctx.begin_step("two halves")
     halves = await ctx.complete_step(handle, {"halves": 2})
@@ -109,7 +109,7 @@ async def steps(params: Any, ctx: AsyncTaskContext) -> Any:
     return {"again": again, "halves": halves, "values": values, "headers": ctx.headers}
 
 
-async def parent(params: Any, ctx: AsyncTaskContext) -> Any:
+async def parent(params: Any, ctx: Any) -> Any:
     note("waiting for the child")
     child = await ctx.await_task_result(params["child"], queue_name=params["queue"], timeout=20)
     return {"state": child.state, "result": child.result}
@@ -118,7 +118,7 @@ async def parent(params: Any, ctx: AsyncTaskContext) -> Any:
 TASKS = (order, flaky, waiter, sleeper, holder, steps, parent)
 
 
-def register(app: AsyncAbsurd) -> AsyncAbsurd:
+def register(app: Any) -> Any:
     for handler in TASKS:
         app.register_task(handler.__name__)(handler)
     return app
@@ -134,7 +134,7 @@ def snapshot(found: Any) -> Any:
 class Calls:
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
         self.connection = connection
-        self.app = register(AsyncAbsurd(connection, queue_name=sys.argv[1]))
+        self.app = register(sdk.AsyncAbsurd(connection, queue_name=sys.argv[1]))
 
     async def create_queue(self, name: str | None = None, **options: Any) -> Any:
         return await self.app.create_queue(name, **options)
@@ -176,7 +176,7 @@ class Calls:
         return await self.app.work_batch(**options)
 
     async def start(self, **options: Any) -> None:
-        own = register(AsyncAbsurd(os.environ["ABSURD_DATABASE_URL"], queue_name=sys.argv[1]))
+        own = register(sdk.AsyncAbsurd(os.environ["ABSURD_DATABASE_URL"], queue_name=sys.argv[1]))
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, own.stop_worker)
         note("started")
         await own.start_worker(poll_interval=0.02, **options)

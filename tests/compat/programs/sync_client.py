@@ -1,4 +1,4 @@
-"""The released Python SDK, sync: requests on stdin, answers and notes on stdout."""
+"""A Python SDK, sync (which one, the second argument says): requests on stdin, answers and notes on stdout."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 import signal
 import sys
 import traceback
+from importlib import import_module
 from typing import Any
 
 import psycopg
-from absurd_sdk import Absurd, TaskContext
-from absurd_sdk import TimeoutError as EventTimeout
 
+sdk = import_module(sys.argv[2])
 connection = psycopg.connect(os.environ["ABSURD_DATABASE_URL"], autocommit=True)
-app = Absurd(connection, queue_name=sys.argv[1])
+app = sdk.Absurd(connection, queue_name=sys.argv[1])
 healthy = False
 
 
@@ -36,7 +36,7 @@ def hold(text: str) -> None:
 
 
 @app.register_task("order")
-def order(params: Any, ctx: TaskContext) -> Any:
+def order(params: Any, ctx: Any) -> Any:
     number = params["order"]
 
     def reserve() -> Any:
@@ -58,7 +58,7 @@ def order(params: Any, ctx: TaskContext) -> Any:
 
 
 @app.register_task("flaky")
-def flaky(params: Any, ctx: TaskContext) -> Any:
+def flaky(params: Any, ctx: Any) -> Any:
     def charge() -> Any:
         note("charge")
         if not healthy:
@@ -70,10 +70,10 @@ def flaky(params: Any, ctx: TaskContext) -> Any:
 
 
 @app.register_task("waiter")
-def waiter(params: Any, ctx: TaskContext) -> Any:
+def waiter(params: Any, ctx: Any) -> Any:
     try:
         payload = ctx.await_event(params["event"], timeout=params.get("timeout"))
-    except EventTimeout as error:
+    except sdk.TimeoutError as error:
         payload = {"timed out": str(error)}
     note("answered")
     if params.get("then_fail") and not healthy:
@@ -82,7 +82,7 @@ def waiter(params: Any, ctx: TaskContext) -> Any:
 
 
 @app.register_task("sleeper")
-def sleeper(params: Any, ctx: TaskContext) -> Any:
+def sleeper(params: Any, ctx: Any) -> Any:
     note("asleep")
     ctx.sleep_for("nap", params["seconds"])
     note("awake")
@@ -90,14 +90,14 @@ def sleeper(params: Any, ctx: TaskContext) -> Any:
 
 
 @app.register_task("holder")
-def holder(params: Any, ctx: TaskContext) -> Any:
+def holder(params: Any, ctx: Any) -> Any:
     hold("holding")
     ctx.step("after", lambda: note("after"))
     return "held"
 
 
 @app.register_task("steps")
-def steps(params: Any, ctx: TaskContext) -> Any:
+def steps(params: Any, ctx: Any) -> Any:
     again = [ctx.step("again", lambda n=n: n) for n in range(3)]
     handle = ctx.begin_step("two halves")
     halves = ctx.complete_step(handle, {"halves": 2})
@@ -113,7 +113,7 @@ def steps(params: Any, ctx: TaskContext) -> Any:
 
 
 @app.register_task("parent")
-def parent(params: Any, ctx: TaskContext) -> Any:
+def parent(params: Any, ctx: Any) -> Any:
     note("waiting for the child")
     child = ctx.await_task_result(params["child"], queue_name=params["queue"], timeout=20)
     return {"state": child.state, "result": child.result}
@@ -136,7 +136,7 @@ def clock(at: str | None) -> None:
 
 
 def start(**options: Any) -> None:
-    own = Absurd(os.environ["ABSURD_DATABASE_URL"], queue_name=sys.argv[1])
+    own = sdk.Absurd(os.environ["ABSURD_DATABASE_URL"], queue_name=sys.argv[1])
     for name, handler in TASKS.items():
         own.register_task(name)(handler)
     signal.signal(signal.SIGTERM, lambda *_: own.stop_worker())
