@@ -1,0 +1,49 @@
+"""What clients and workers ask beside the contract: to be told of an end, to take over the housekeeping."""
+
+from __future__ import annotations
+
+from tests.fixtures.clock import Clock
+from tests.fixtures.gates import Gate
+from tests.fixtures.postgres import Connect
+from tests.sql.driver import Queue, after, minted
+
+
+def test_a_watcher_is_told_when_the_task_ends(q: Queue, connect: Connect) -> None:
+    run = q.start()
+    listener = connect()
+    listener.execute("listen ended")
+    assert q.call("watch_task", run["task_id"], "ended") == [{"watch_task": "running"}]
+    assert q.call("watch_task", run["task_id"], "ended") == [{"watch_task": "running"}]
+    q.complete(run["run_id"])
+    notes = list(listener.notifies(timeout=10, stop_after=1))
+    assert [(n.channel, n.payload) for n in notes] == [("ended", str(run["task_id"]))]
+    assert q.call("watch_task", run["task_id"], "ended") == [{"watch_task": "completed"}]
+    assert q.call("watch_task", minted(), "ended") == [{"watch_task": None}]
+    assert q.rows("select * from absurd.watchers") == []
+
+
+def test_watching_waits_for_the_end_that_is_under_way(q: Queue, connect: Connect, gate: Gate) -> None:
+    run = q.start()
+    ending = q.on(connect(autocommit=False))
+    ending.complete(run["run_id"])
+    watching = gate(lambda c: q.on(c).call("watch_task", run["task_id"], "ended")).wait_until_blocked()
+    ending.conn.commit()
+    assert watching.result() == [{"watch_task": "completed"}]
+
+
+def test_housekeeping_of_a_queue_is_taken_by_one_at_a_time(q: Queue, connect: Connect, gate: Gate) -> None:
+    take = "select absurd.take_housekeeping(%s, %s)"
+    ids = [q.id, q.named("other").id]
+    first = connect(autocommit=False)
+    assert first.execute(take, (ids, 3600)).fetchone() == (ids,)
+    second = gate(lambda c: c.execute(take, (ids, 3600)).fetchone()).wait_until_blocked()
+    first.commit()
+    assert second.result() == ([],)
+    assert q.value(take, (ids, 0)) == ids
+
+
+def test_the_clock_of_a_test_is_not_asked_for_housekeeping(noon: Queue, clock: Clock) -> None:
+    take = "select absurd.take_housekeeping(array[%s], 3600)"
+    assert noon.value(take, (noon.id,)) == [noon.id]
+    clock.set(noon.conn, after(1e6))
+    assert noon.value(take, (noon.id,)) == []
