@@ -200,7 +200,7 @@ def main() -> int:
             spawn(options.command[1], options)
         else:
             work(options)
-    except (AbsurdError, embedded.EmbeddedError, psycopg.OperationalError) as error:
+    except (AbsurdError, psycopg.Error) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         print("Start one with `docker-compose up -d`, or set ABSURD_DATABASE_URL=embedded:", file=sys.stderr)
         return 1
@@ -234,16 +234,23 @@ def work(options: argparse.Namespace) -> None:
     app.start_worker(claim_timeout=options.claim_timeout, concurrency=4)
 
 
+def seconds(text: str) -> float:
+    """A duration above zero."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError(text)
+    return number
+
+
 def read_arguments() -> argparse.Namespace:
     """The command line."""
     usage = "%(prog)s [spawn ORDER] [options]"
     parser = argparse.ArgumentParser(description="Spawn an order, or work on the orders in the queue.", usage=usage)
     parser.add_argument("command", nargs="*", help="spawn ORDER; without it: be a worker")
-    seconds = {"type": float, "metavar": "SECONDS"}
-    parser.add_argument("--payment-timeout", **seconds, help="remind after this long, cancel after twice as long")
+    parser.add_argument("--payment-timeout", type=seconds, help="remind after this long, cancel after twice as long")
     parser.add_argument("--with-feedback", action="store_true", help="wait for customer.feedback:<order> at the end")
     parser.add_argument("--cancellable", action="store_true", help="heed order.cancelled:<order> until it ships")
-    parser.add_argument("--claim-timeout", **seconds, default=120, help="how long a dead worker keeps its orders (120)")
+    parser.add_argument("--claim-timeout", type=seconds, default=120, help="how long a dead worker keeps orders (120)")
     options = parser.parse_args()
     if options.command and (len(options.command) != 2 or options.command[0] != "spawn"):
         parser.error(f"unknown command {' '.join(options.command)!r}: say `spawn ORDER`, or nothing to be a worker")

@@ -15,7 +15,9 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from absurd import Absurd, AbsurdError, NotSerializable, ValueTooLarge, embedded
+import psycopg
+
+from absurd import Absurd, AbsurdError, NotSerializable, ValueTooLarge
 
 DATABASE_URL = os.environ.get("ABSURD_DATABASE_URL") or "postgresql://absurd:absurd@localhost:5432/absurd"
 
@@ -41,7 +43,7 @@ def main() -> int:
             emit(app, options.event, payload)
     except (NotSerializable, ValueTooLarge, ValueError) as error:
         return fail(2, str(error))
-    except (AbsurdError, embedded.EmbeddedError) as error:
+    except (AbsurdError, psycopg.Error) as error:
         return fail(1, str(error))
     return 0
 
