@@ -57,7 +57,9 @@ def emit_event(
 )
 @click.option("--waiters", is_flag=True, help="Also who waits.")
 @click.option("--since", type=Moment(), metavar="WHEN", help="Emitted, or waited for, since: 30m, 7d, or a moment.")
-@click.option("-l", "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Events at most.")
+@click.option(
+    "-l", "--limit", type=click.IntRange(min=1), metavar="N", default=50, show_default=True, help="Events at most."
+)
 @click.option("--after", metavar="CURSOR", help="Go on where another list ended.")
 @json_option
 @pass_target

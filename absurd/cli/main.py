@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -64,9 +65,10 @@ SECTIONS: dict[str, list[click.Command]] = {
     "Workers": [worker.worker],
 }
 
-#: First match wins; everything else is 1.
+#: First match wins; everything else is 1. A DataError of the driver: an interval or number the server cannot read.
 EXIT_CODES: tuple[tuple[int, tuple[type[BaseException], ...]], ...] = (
     (2, (ConfigError, InvalidOption, InvalidRetryStrategy, InvalidTaskId, NotSerializable, ValueTooLarge)),
+    (2, (psycopg.DataError,)),
     (3, (QueueNotFound, TaskNotFound)),
     (4, (QueueExists, TaskTerminal, RetryRefused, TaskIdConflict, IdempotencyConflict)),
     (5, (TimeoutError,)),
@@ -128,6 +130,8 @@ class Absurdctl(click.Group):
             code = super().main(args, prog_name or "absurdctl", complete_var, standalone_mode=False, **extra)
         except click.ClickException as error:
             error.show()
+            if isinstance(error, click.BadOptionUsage) and error.option_name == "-h":
+                output.note("Hint: -h is the host; the help is --help")
             code = error.exit_code
         except (click.Abort, KeyboardInterrupt):
             output.note("Interrupted.")
@@ -142,17 +146,19 @@ class Absurdctl(click.Group):
 def _failed(error: Exception, target: Target) -> int:
     """Say on stderr what went wrong and what to do; the exit code."""
     if target.verbose:
-        sys.excepthook(type(error), error, error.__traceback__)
+        output.note(scrubbed("".join(traceback.format_exception(error)).rstrip()))
     shown: BaseException = from_sqlstate(error) if isinstance(error, psycopg.Error) else error
     if isinstance(shown, SchemaMissing):
         with contextlib.suppress(AbsurdError, psycopg.Error):
             shown = target.explained(shown)
-    lines = str(shown).strip().splitlines() or [type(shown).__name__]
+    text = shown.diag.message_primary if isinstance(shown, psycopg.Error) else None
+    lines = (text or str(shown)).strip().splitlines() or [type(shown).__name__]
     output.note(scrubbed("Error: " + "\n".join(lines)))
     return next((code for code, kinds in EXIT_CODES if isinstance(shown, kinds)), 1)
 
 
 @click.command(
+    "absurdctl",
     cls=Absurdctl,
     context_settings={"help_option_names": ["--help"], "max_content_width": 100},
     invoke_without_command=True,

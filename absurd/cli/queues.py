@@ -145,7 +145,13 @@ def queue_policy(target: Target, /, queue: str, as_json: bool, **given: Any) -> 
 @click.argument("ttl_days", metavar="TTL_DAYS", required=False, type=click.FloatRange(min=0))
 @click.option("--all", "every", is_flag=True, help="Every queue, by its own policy; takes no NAME and no TTL_DAYS.")
 @click.option(
-    "-l", "--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="Rows of each kind in a batch."
+    "-l",
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=1000,
+    show_default=True,
+    help="Rows of each kind in a batch.",
 )
 @click.option("-n", "--dry-run", is_flag=True, help="Count what would go and delete nothing.")
 @pass_target

@@ -80,7 +80,9 @@ def spawn_task(
 @click.option("--since", type=Moment(), metavar="WHEN", help="Spawned since: 30m, 7d, or a moment.")
 @click.option("--until", type=Moment(), metavar="WHEN", help="Spawned before.")
 @click.option("--text", metavar="TEXT", help="Params that contain this; reads every task the other filters leave.")
-@click.option("-l", "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Tasks at most.")
+@click.option(
+    "-l", "--limit", type=click.IntRange(min=1), metavar="N", default=50, show_default=True, help="Tasks at most."
+)
 @click.option("--after", metavar="CURSOR", help="Go on where another list ended.")
 @json_option
 @pass_target

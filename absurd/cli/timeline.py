@@ -15,7 +15,7 @@ _EVENT, _TASK = "$awaitEvent:", "$awaitTaskResult:"
 
 
 class Entry(NamedTuple):
-    """What happened when. `order` sorts what shares a moment: spawn, claims, checkpoints, ends, waits."""
+    """What happened when. `order` sorts what shares a moment: spawn, timeouts, claims, checkpoints, ends, waits."""
 
     at: datetime
     order: int
@@ -26,14 +26,14 @@ class Entry(NamedTuple):
 def show(detail: TaskDetail) -> None:
     """Print it all: who, when, what for, what happened, how it stands."""
     task = detail.task
-    limit = "unlimited" if task.max_attempts is None else str(task.max_attempts)
+    limit = "without limit" if task.max_attempts is None else f"of {task.max_attempts}"
     output.line(f"Task {task.task_id}")
     output.fields(
         [
             ("Name", task.task_name),
             ("Queue", task.queue_name),
             ("State", task.state),
-            ("Attempts", f"{task.attempt} of {limit}"),
+            ("Attempts", f"{task.attempt} {limit}"),
             ("Run", task.run_id),
             ("Priority", task.priority or None),
             ("Key", task.idempotency_key),
@@ -48,7 +48,7 @@ def show(detail: TaskDetail) -> None:
             ("Last start", output.moment(task.started_at)),
             ("Due", output.moment(task.due_at) if task.state in ("pending", "sleeping") else None),
             ("Claimed until", output.moment(task.lease_until) if task.state == "running" else None),
-            ("Cancelled at", output.moment(task.cancel_at) if task.finished_at is None else None),
+            ("Cancels at", output.moment(task.cancel_at) if task.finished_at is None else None),
             ("Ended", output.moment(task.finished_at)),
         ]
     )
@@ -69,24 +69,29 @@ def entries(detail: TaskDetail) -> Iterator[Entry]:
     for run in detail.runs:
         yield from _run(run, detail.checkpoints)
     for checkpoint in detail.checkpoints:
-        yield Entry(checkpoint.updated_at, 2, _checkpoint(checkpoint))
+        yield Entry(checkpoint.updated_at, 1 if checkpoint.outcome else 3, _checkpoint(checkpoint))
     for wait in detail.waits:
-        yield Entry(wait.created_at, 4, f"waits for {_awaited(wait)}")
+        yield Entry(wait.created_at, 5, f"waits for {_awaited(wait)}")
 
 
 def _run(run: Run, checkpoints: tuple[Checkpoint, ...]) -> Iterator[Entry]:
     if run.started_at is not None:
         # a run keeps only its last claim; what it had written before that tells that there was an earlier one
-        before = any(each.attempt == run.attempt and each.updated_at < run.started_at for each in checkpoints)
+        before = any(each.attempt == run.attempt and _precedes(each, run.started_at) for each in checkpoints)
         by = f" by {output.plain(run.claimed_by)}" if run.claimed_by else ""
-        yield Entry(run.started_at, 1, f"attempt {run.attempt} {'resumed' if before else 'claimed'}{by}")
+        yield Entry(run.started_at, 2, f"attempt {run.attempt} {'resumed' if before else 'claimed'}{by}")
     if run.finished_at is not None:
         text = f"attempt {run.attempt} {run.state}"
         more: tuple[str, ...] = ()
         if run.failure is not None:
             reason, more = _failure(run.failure)
             text += f": {reason}"
-        yield Entry(run.finished_at, 3, text, more)
+        yield Entry(run.finished_at, 4, text, more)
+
+
+def _precedes(checkpoint: Checkpoint, claim: datetime) -> bool:
+    # a timeout is written by the claim that it leads to
+    return checkpoint.updated_at < claim or (checkpoint.outcome is not None and checkpoint.updated_at == claim)
 
 
 def _failure(failure: Any) -> tuple[str, tuple[str, ...]]:
@@ -96,13 +101,13 @@ def _failure(failure: Any) -> tuple[str, tuple[str, ...]]:
     named = [str(failure[key]) for key in ("name", "message") if failure.get(key)]
     trace = failure.get("traceback") or failure.get("stack") or ""
     first, *rest = (": ".join(named) or json.dumps(failure, ensure_ascii=False)).splitlines() or [""]
-    return output.plain(first), (*rest, *str(trace).rstrip().splitlines())
+    return output.plain(first), tuple(str(trace).rstrip().splitlines() or rest)
 
 
 def _checkpoint(checkpoint: Checkpoint) -> str:
     name = output.plain(checkpoint.name)
     if checkpoint.outcome == "timeout":
-        return f"wait {name} timed out"
+        return f"wait {name.removeprefix(_EVENT).removeprefix(_TASK)} timed out"
     value = output.short(checkpoint.state)
     for prefix, text in ((_EVENT, "event {} came: {}"), (_TASK, "task {} ended: {}")):
         if name.startswith(prefix):

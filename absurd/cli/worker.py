@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from absurd.cli import output
 from absurd.cli.connection import Target
 from absurd.cli.options import Command, pass_target
 from absurd.errors import ConfigError
@@ -72,6 +73,8 @@ def worker(
     }
     if queues:
         settings["queues"] = list(queues)
+    names = ", ".join(output.plain(each) for each in queues or (client.queue_name,))
+    output.note(f"Working on queue {names}, {concurrency} at a time. Ctrl-C to stop.")
     if inspect.iscoroutinefunction(client.start_worker):
         asyncio.run(client.start_worker(**settings))
     else:
