@@ -1,0 +1,58 @@
+"""What tests of the two worlds need and cannot share, on asyncio. The sync twin has the same names on threads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from absurd import AsyncAbsurd, telemetry
+
+DEADLINE = 20.0
+
+
+class Signals:
+    """Everything the engine signalled since it was made."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, dict[str, Any]]] = []
+        self._changed = asyncio.Event()
+        self.end = telemetry.listen(self._hear)
+
+    def _hear(self, name: str, fields: dict[str, Any]) -> None:
+        self.seen.append((name, fields))
+        self._changed.set()
+
+    def count(self, name: str, **fields: Any) -> int:
+        """How often a signal with these fields came."""
+        return sum(seen == name and fields.items() <= had.items() for seen, had in self.seen)
+
+    async def until(self, name: str, count: int = 1, **fields: Any) -> None:
+        """Wait until a signal with these fields has come `count` times."""
+        async with asyncio.timeout(DEADLINE):
+            while self.count(name, **fields) < count:
+                self._changed.clear()
+                await self._changed.wait()
+
+
+@contextlib.asynccontextmanager
+async def working(app: AsyncAbsurd, **options: Any) -> AsyncIterator[None]:
+    """A worker of this client in this process, stopped at the end; what it raises is raised."""
+    signals = Signals()
+    given = {"handle_signals": False, "housekeeping": False, **options}
+    worker = asyncio.create_task(app.start_worker(**given))
+    started = asyncio.create_task(signals.until("worker.started"))
+    try:
+        await asyncio.wait((worker, started), return_when=asyncio.FIRST_COMPLETED)
+        started.cancel()
+        yield
+    finally:
+        signals.end()
+        app.stop_worker()
+        await asyncio.wait_for(worker, DEADLINE)
+
+
+async def together(*calls: Callable[[], Awaitable[Any]]) -> list[Any]:
+    """The results of calls made at the same time."""
+    return list(await asyncio.wait_for(asyncio.gather(*(call() for call in calls)), DEADLINE))
