@@ -200,7 +200,7 @@ end
 $$;
 
 -- Purpose: claim for a worker. Besides the task: claim_no (the fence), enqueue and claim time, checkpoints as one object and
--- the names of waits that timed out (none read for fresh tasks).
+-- the names of waits that timed out (none read for fresh tasks). Order of the answer: as claimed, by priority, then due time.
 -- Nothing claimed: one row of nulls (but claimed_at) with next_due_in (seconds until something is due, null: nothing scheduled) and the
 -- snapshot's horizons (see 35_wake). p_repeat: the previous call with p_token lost its reply; its rows, if any, are
 -- handed out again, and nothing else.
@@ -240,7 +240,7 @@ begin
               array_agg(x.name) filter (where x.outcome is not null) as timeouts
          from absurd.checkpoints x
         where not u.fresh and x.queue_id = p_queue_id and x.task_id = u.task_id and x.status = 'committed') k
-     order by u.due_at, u.task_id;
+     order by t.priority desc, u.due_at, u.task_id;
   if not found then
     select least(
       (select min(n.due_at) from absurd.next_ready(p_queue_id, v_now, p_names) n(due_at)),

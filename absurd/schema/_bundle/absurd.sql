@@ -1393,6 +1393,16 @@ begin
 end
 $$;
 
+-- Purpose: of several rows for one task keep the last: the others then answer as a repeat of it would.
+create or replace function absurd.last_of_each(p_task_ids uuid[], p_ok boolean[])
+  returns boolean[] language sql immutable parallel safe
+  set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(u.ok and u.nth = 1 order by u.o)
+    from (select u.o, u.ok, row_number() over (partition by u.task_id, u.ok order by u.o desc) as nth
+            from unnest(p_task_ids, p_ok) with ordinality u(task_id, ok, o)) u
+$$;
+
 -- Purpose: one letter a row: 'o' where written, else why not.
 create or replace function absurd.letters(
     p_queue_id integer, p_run_ids uuid[], p_claim_nos integer[], p_ok boolean[], p_verb text, p_steps text[] default null)
@@ -1501,6 +1511,9 @@ declare
   v record;
 begin
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, true, true);
+  if cardinality(h.ok) > 1 then
+    h.ok := absurd.last_of_each(h.task_ids, h.ok);
+  end if;
   select array_agg(u.task_id) as ids, array_agg(u.reason) as reasons, array_agg(u.retry_at) as retry_at,
          array_agg(u.final) as final
     into v
@@ -2030,7 +2043,7 @@ end
 $$;
 
 -- Purpose: claim for a worker. Besides the task: claim_no (the fence), enqueue and claim time, checkpoints as one object and
--- the names of waits that timed out (none read for fresh tasks).
+-- the names of waits that timed out (none read for fresh tasks). Order of the answer: as claimed, by priority, then due time.
 -- Nothing claimed: one row of nulls (but claimed_at) with next_due_in (seconds until something is due, null: nothing scheduled) and the
 -- snapshot's horizons (see 35_wake). p_repeat: the previous call with p_token lost its reply; its rows, if any, are
 -- handed out again, and nothing else.
@@ -2070,7 +2083,7 @@ begin
               array_agg(x.name) filter (where x.outcome is not null) as timeouts
          from absurd.checkpoints x
         where not u.fresh and x.queue_id = p_queue_id and x.task_id = u.task_id and x.status = 'committed') k
-     order by u.due_at, u.task_id;
+     order by t.priority desc, u.due_at, u.task_id;
   if not found then
     select least(
       (select min(n.due_at) from absurd.next_ready(p_queue_id, v_now, p_names) n(due_at)),
@@ -2320,6 +2333,9 @@ begin
                             and e.emitted_at is not null for no key update skip locked) l)
   update absurd.events e set taken_at = v_now from taken t where e.queue_id = t.queue_id and e.event_name = t.event_name;
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, false);
+  if cardinality(h.ok) > 1 then
+    h.ok := absurd.last_of_each(h.task_ids, h.ok);  -- a run can wait for one thing only
+  end if;
   with input as materialized (
     select p_queue_id as queue_id, u.*, absurd.attempt_of(u.run_id) as attempt
       from unnest(h.task_ids, h.ok, v_status, p_run_ids, p_steps, p_event_names, p_timeouts)
@@ -2438,6 +2454,9 @@ declare
 begin
   -- The awaited live row, marked: its end then looks for waits. A row that is gone has ended, or was never there.
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, false);
+  if cardinality(h.ok) > 1 then
+    h.ok := absurd.last_of_each(h.task_ids, h.ok);  -- a run can wait for one thing only
+  end if;
   with input as materialized (
     select u.* from unnest(p_awaited_queue_ids, p_awaited_task_ids, h.ok) with ordinality u(queue_id, task_id, ok, o)
      order by u.queue_id, u.task_id),
@@ -2800,8 +2819,9 @@ begin
 end
 $$;
 
--- Purpose: delete at most p_limit events emitted before a moment, oldest first. Sentinels that nobody waits on go too and
--- are not counted. p_untaken false spares events that no task has received yet. Locks: event rows, SKIP LOCKED.
+-- Purpose: delete at most p_limit events emitted before a moment, oldest first; one that a task waits for anew (`since`)
+-- becomes a sentinel instead. Sentinels that nobody waits on go too and are not counted. p_untaken false spares events
+-- that no task has received yet. Locks: event rows, SKIP LOCKED.
 create or replace function absurd.delete_old_events(
     p_queue_id integer, p_before timestamptz, p_limit integer, p_untaken boolean)
   returns integer language plpgsql security definer
@@ -2810,16 +2830,30 @@ create or replace function absurd.delete_old_events(
   set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
-  v_count integer;
+  v_old text[];
+  v_awaited text[];
 begin
   perform absurd.delete_sentinels(p_queue_id, p_limit);
-  with old as materialized (
-    select e.queue_id, e.event_name from absurd.events e
-     where e.queue_id = p_queue_id and e.emitted_at < p_before and (p_untaken or e.taken_at is not null)
-     order by e.emitted_at limit greatest(p_limit, 0) for update skip locked)
-  delete from absurd.events e using old o where e.queue_id = o.queue_id and e.event_name = o.event_name;
-  get diagnostics v_count = row_count;
-  return v_count;
+  select array_agg(o.event_name) into v_old
+    from (select e.event_name from absurd.events e
+           where e.queue_id = p_queue_id and e.emitted_at < p_before and (p_untaken or e.taken_at is not null)
+           order by e.emitted_at limit greatest(p_limit, 0) for update skip locked) o;
+  if v_old is null then
+    return 0;
+  end if;
+  select array_agg(o.name) into v_awaited
+    from unnest(v_old) o(name)
+   cross join lateral (select 1 from absurd.waits w
+                        where w.queue_id = p_queue_id and w.event_name = o.name and w.awaited_task_id is null limit 1) w;
+  if v_awaited is not null then
+    with awaited as materialized (select p_queue_id as queue_id, u.name as event_name from unnest(v_awaited) u(name))
+    update absurd.events e set payload = null, emitted_at = null, taken_at = null from awaited a
+     where e.queue_id = a.queue_id and e.event_name = a.event_name;
+  end if;
+  with old as materialized (select p_queue_id as queue_id, u.name as event_name from unnest(v_old) u(name))
+  delete from absurd.events e using old o
+   where e.queue_id = o.queue_id and e.event_name = o.event_name and e.emitted_at is not null;
+  return cardinality(v_old);
 end
 $$;
 
