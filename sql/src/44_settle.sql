@@ -44,6 +44,16 @@ begin
 end
 $$;
 
+-- Purpose: of several rows for one task keep the last: the others then answer as a repeat of it would.
+create or replace function absurd.last_of_each(p_task_ids uuid[], p_ok boolean[])
+  returns boolean[] language sql immutable parallel safe
+  set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(u.ok and u.nth = 1 order by u.o)
+    from (select u.o, u.ok, row_number() over (partition by u.task_id, u.ok order by u.o desc) as nth
+            from unnest(p_task_ids, p_ok) with ordinality u(task_id, ok, o)) u
+$$;
+
 -- Purpose: one letter a row: 'o' where written, else why not.
 create or replace function absurd.letters(
     p_queue_id integer, p_run_ids uuid[], p_claim_nos integer[], p_ok boolean[], p_verb text, p_steps text[] default null)
@@ -152,6 +162,9 @@ declare
   v record;
 begin
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, true, true);
+  if cardinality(h.ok) > 1 then
+    h.ok := absurd.last_of_each(h.task_ids, h.ok);
+  end if;
   select array_agg(u.task_id) as ids, array_agg(u.reason) as reasons, array_agg(u.retry_at) as retry_at,
          array_agg(u.final) as final
     into v

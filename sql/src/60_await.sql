@@ -91,6 +91,9 @@ begin
                             and e.emitted_at is not null for no key update skip locked) l)
   update absurd.events e set taken_at = v_now from taken t where e.queue_id = t.queue_id and e.event_name = t.event_name;
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, false);
+  if cardinality(h.ok) > 1 then
+    h.ok := absurd.last_of_each(h.task_ids, h.ok);  -- a run can wait for one thing only
+  end if;
   with input as materialized (
     select p_queue_id as queue_id, u.*, absurd.attempt_of(u.run_id) as attempt
       from unnest(h.task_ids, h.ok, v_status, p_run_ids, p_steps, p_event_names, p_timeouts)
@@ -209,6 +212,9 @@ declare
 begin
   -- The awaited live row, marked: its end then looks for waits. A row that is gone has ended, or was never there.
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, false);
+  if cardinality(h.ok) > 1 then
+    h.ok := absurd.last_of_each(h.task_ids, h.ok);  -- a run can wait for one thing only
+  end if;
   with input as materialized (
     select u.* from unnest(p_awaited_queue_ids, p_awaited_task_ids, h.ok) with ordinality u(queue_id, task_id, ok, o)
      order by u.queue_id, u.task_id),

@@ -112,8 +112,9 @@ begin
 end
 $$;
 
--- Purpose: delete at most p_limit events emitted before a moment, oldest first. Sentinels that nobody waits on go too and
--- are not counted. p_untaken false spares events that no task has received yet. Locks: event rows, SKIP LOCKED.
+-- Purpose: delete at most p_limit events emitted before a moment, oldest first; one that a task waits for anew (`since`)
+-- becomes a sentinel instead. Sentinels that nobody waits on go too and are not counted. p_untaken false spares events
+-- that no task has received yet. Locks: event rows, SKIP LOCKED.
 create or replace function absurd.delete_old_events(
     p_queue_id integer, p_before timestamptz, p_limit integer, p_untaken boolean)
   returns integer language plpgsql security definer
@@ -122,16 +123,30 @@ create or replace function absurd.delete_old_events(
   set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
-  v_count integer;
+  v_old text[];
+  v_awaited text[];
 begin
   perform absurd.delete_sentinels(p_queue_id, p_limit);
-  with old as materialized (
-    select e.queue_id, e.event_name from absurd.events e
-     where e.queue_id = p_queue_id and e.emitted_at < p_before and (p_untaken or e.taken_at is not null)
-     order by e.emitted_at limit greatest(p_limit, 0) for update skip locked)
-  delete from absurd.events e using old o where e.queue_id = o.queue_id and e.event_name = o.event_name;
-  get diagnostics v_count = row_count;
-  return v_count;
+  select array_agg(o.event_name) into v_old
+    from (select e.event_name from absurd.events e
+           where e.queue_id = p_queue_id and e.emitted_at < p_before and (p_untaken or e.taken_at is not null)
+           order by e.emitted_at limit greatest(p_limit, 0) for update skip locked) o;
+  if v_old is null then
+    return 0;
+  end if;
+  select array_agg(o.name) into v_awaited
+    from unnest(v_old) o(name)
+   cross join lateral (select 1 from absurd.waits w
+                        where w.queue_id = p_queue_id and w.event_name = o.name and w.awaited_task_id is null limit 1) w;
+  if v_awaited is not null then
+    with awaited as materialized (select p_queue_id as queue_id, u.name as event_name from unnest(v_awaited) u(name))
+    update absurd.events e set payload = null, emitted_at = null, taken_at = null from awaited a
+     where e.queue_id = a.queue_id and e.event_name = a.event_name;
+  end if;
+  with old as materialized (select p_queue_id as queue_id, u.name as event_name from unnest(v_old) u(name))
+  delete from absurd.events e using old o
+   where e.queue_id = o.queue_id and e.event_name = o.event_name and e.emitted_at is not null;
+  return cardinality(v_old);
 end
 $$;
 

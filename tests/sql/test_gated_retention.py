@@ -187,3 +187,20 @@ def test_two_cleanups_of_events_look_at_each_sentinel_once_and_never_wait(q: Que
     q.call("cleanup_events", 0, 4)
 
     assert _names(q) == ["event-1", "event-3", "event-5"]
+
+
+def test_an_old_event_that_a_task_waits_for_anew_becomes_a_sentinel(q: Queue, connect: Connect, clock: Clock) -> None:
+    q.emit("tick", 1)
+    clock.advance(q.conn, 60)
+    (claim,) = q.hold()
+    awaiter = connect(autocommit=False)
+    assert q.on(awaiter).awaits([claim], ["s"], ["tick"], since=[clock.now(q.conn)])[0]["status"] == "s"
+
+    assert q.call("cleanup_events", 1)[0]["cleanup_events"] == 0, "its row is held while the wait is registered"
+    awaiter.commit()
+    assert q.call("cleanup_events", 1)[0]["cleanup_events"] == 1
+    assert q.view("e") == []
+    assert _names(q) == ["tick"]
+
+    q.emit("tick", 2)
+    assert q.checkpoints(claim.task_id) == {"s": 2}

@@ -372,3 +372,15 @@ def test_a_run_handed_to_another_worker_is_not_put_to_sleep_by_the_repeat_of_a_l
 
     assert q.letters("schedule_runs", [lost], *asleep) == "l"
     assert q.run(run_of(other["task_id"], other["attempt"]))["claimed_by"] == "w2"
+
+
+def test_a_run_twice_in_one_batch_ends_or_sleeps_once(q: Queue) -> None:
+    (failing, waiting) = q.hold(2, max_attempts=2)
+
+    assert q.letters("fail_runs", [failing, failing], ("jsonb", [{"n": 1}, {"n": 2}])) == "fo"
+    found = q.awaits([waiting, waiting], ["one", "two"], ["e1", "e2"])
+
+    assert q.states(failing.task_id) == ("pending", ["failed", "pending"])
+    assert q.run(failing.run_id)["failure_reason"] == {"n": 2}
+    assert [row["status"] for row in found] == ["r", "s"]
+    assert [w["event_name"] for w in q.waits()] == ["e2"]
