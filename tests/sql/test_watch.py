@@ -47,3 +47,22 @@ def test_the_clock_of_a_test_is_not_asked_for_housekeeping(noon: Queue, clock: C
     assert noon.value(take, (noon.id,)) == [noon.id]
     clock.set(noon.conn, after(1e6))
     assert noon.value(take, (noon.id,)) == []
+
+
+def test_a_worker_that_is_busy_again_is_not_told(q: Queue, connect: Connect) -> None:
+    listener = connect()
+    listener.execute("listen w1; listen w2")
+    ids = [q.id]
+    for channel in ("w1", "w1", "w2"):
+        q.conn.execute("select absurd.set_idle(%s, %s)", (ids, channel))
+    holder = connect(autocommit=False)
+    holder.execute("select 1 from absurd.idle where channel = 'w2' for update")
+    for channel in ("w1", "w1", "w2"):
+        q.conn.execute("select absurd.clear_idle(%s, %s)", (ids, channel))
+    assert q.rows("select channel from absurd.idle") == [{"channel": "w2"}]
+    holder.rollback()
+    q.spawn()
+    q.conn.execute("select absurd.wake('q')")
+    q.conn.execute("notify w1, 'the end'")
+    notes = [(n.channel, n.payload) for n in listener.notifies(timeout=10, stop_after=2)]
+    assert notes == [("w2", str(q.id)), ("w1", "the end")]
