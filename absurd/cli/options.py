@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -139,6 +140,22 @@ class Identifier(click.ParamType[UUID]):
             return value if isinstance(value, UUID) else UUID(value)
         except ValueError:
             self.fail(f"{value!r} is not an id; ids look like 01935bf7-8a25-7c92-b123-456789ab0000.", param, ctx)
+
+
+class Number(click.ParamType[float]):
+    """A number; a whole one stays an integer, for clients that read it as one."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """int or float, or a usage error."""
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not finite.", param, ctx)
+        return int(number) if number == int(number) else number
 
 
 class Json(click.ParamType[Any]):

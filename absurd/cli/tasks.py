@@ -29,11 +29,17 @@ _ID = Identifier()
 @click.option("-H", "--header", "header_pairs", multiple=True, metavar="K=V", help="A header: k=text or k:=json.")
 @click.option("--max-attempts", type=int, metavar="N", help="Attempts at most; else what the queue says, else 5.")
 @click.option("--retry-kind", type=click.Choice(["none", "fixed", "exponential"]), help="Pause between attempts.")
-@click.option("--retry-base", type=float, metavar="S", help="Seconds of the first pause.")
-@click.option("--retry-factor", type=float, metavar="F", help="What each pause is multiplied with to make the next.")
-@click.option("--retry-max", type=float, metavar="S", help="Longest pause, in seconds.")
-@click.option("--max-duration", type=float, metavar="S", help="Cancel this many seconds after the first start.")
-@click.option("--max-delay", type=float, metavar="S", help="Cancel if it has not started after this many seconds.")
+@click.option("--retry-base", type=options.Number(), metavar="S", help="Seconds of the first pause.")
+@click.option(
+    "--retry-factor", type=options.Number(), metavar="F", help="What each pause is multiplied with to make the next."
+)
+@click.option("--retry-max", type=options.Number(), metavar="S", help="Longest pause, in seconds.")
+@click.option(
+    "--max-duration", type=options.Number(), metavar="S", help="Cancel this many seconds after the first start."
+)
+@click.option(
+    "--max-delay", type=options.Number(), metavar="S", help="Cancel if it has not started after this many seconds."
+)
 @click.option("--key", metavar="KEY", help="Idempotency key: a second spawn with it answers with the first task.")
 @click.option("--priority", type=int, metavar="N", help="-1000 to 1000; higher is claimed first.")
 @click.option("--start", type=options.FutureMoment(), metavar="WHEN", help="Not before: 30m, 12h, or a moment.")

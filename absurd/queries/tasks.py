@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 from absurd.errors import ConfigError
 from absurd.queries import Page, Query, Row, pattern
+from absurd.types import TaskState
 
-State = Literal["pending", "running", "sleeping", "completed", "failed", "cancelled"]
+State = TaskState
 
 #: Every state, in the order of a task's life, and its letter in the tables.
 STATES: dict[State, str] = {

@@ -85,6 +85,9 @@ def test_options_of_a_spawn_are_stored_zeros_too(shell: Shell, engine: Engine, c
     assert shell.run("spawn-task", "t", "-q", "orders", *words).code == 0
     row = conn.execute("select retry_strategy, cancellation, headers, max_attempts from absurd.tasks").fetchone()
     assert row == ({"kind": "exponential", "base_seconds": 0}, {"max_duration": 0}, {"a": "b", "n": 1}, 5)
+    assert conn.execute("select cancellation->>'max_duration' from absurd.tasks").fetchone() == ("0",), "an integer"
+    for text in ("much", "nan", "inf"):
+        assert shell.run("spawn-task", "t", "-q", "orders", "--max-delay", text).code == 2
 
 
 def test_the_queues_own_default_of_attempts_beats_the_clients(shell: Shell, engine: Engine, conn: Connection) -> None:
