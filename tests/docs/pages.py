@@ -14,7 +14,9 @@ Lines in a block that say what comes out, checked in order, other lines in betwe
 
     python     print(x)  # => text
     sql        select …; -- => text | text      (the last row of the statement)
-    console    the lines without `$ ` in front   (`...` stands for anything, ids match any id)
+    console    the lines without `$ ` in front
+
+`...` stands for anything, an id for any id; in later commands it is the one that came out.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ class Reader:
         self._notebook: subprocess.Popen[str] | None = None
         self._conn: psycopg.Connection[Any] | None = None
         self._variables: dict[str, str] = {}
+        self._ids: dict[str, str] = {}  # an id the page prints -> the one that came out here
 
     def run(self, block: Block) -> None:
         """Run one block; Mismatch when it fails, or does not say what the page says."""
@@ -144,6 +145,7 @@ class Reader:
             if not re.search(rf"^{verb[1]}:", (ROOT / "Makefile").read_text(), re.M):
                 raise Mismatch(f"{block}: there is no `make {verb[1]}`")
             return
+        command = _ID.sub(lambda found: self._ids.get(found[0], found[0]), command)
         if self._shell is None:
             self._shell = subprocess.Popen(
                 ["bash"],
@@ -163,7 +165,7 @@ class Reader:
         said, code = self._answer(block, command)
         if code != 0 and not any(line.startswith("Error: ") for line in expected):
             raise Mismatch(f"{block}: `{command}` ended with code {code} and said:\n{said}")
-        compare(block, expected, said)
+        self._ids.update(compare(block, expected, said))
 
     def _answer(self, block: Block, command: str) -> tuple[str, int]:
         assert self._shell is not None
@@ -193,15 +195,18 @@ def transcript(text: str) -> list[tuple[str, list[str]]]:
     return found
 
 
-def compare(block: Block, expected: Iterable[str], said: str) -> None:
-    """Each expected line is there, in order."""
-    left = [_plain(line) for line in said.splitlines()]
+def compare(block: Block, expected: Iterable[str], said: str) -> dict[str, str]:
+    """Each expected line is there, in order; which id of the page stands for which that came out."""
+    ids: dict[str, str] = {}
+    left = said.splitlines()
     for line in expected:
         pattern = ".*".join(re.escape(part) for part in _plain(line).split("..."))
-        place = next((n for n, each in enumerate(left) if re.fullmatch(pattern, each)), None)
+        place = next((n for n, each in enumerate(left) if re.fullmatch(pattern, _plain(each))), None)
         if place is None:
             raise Mismatch(f"{block} says {line.strip()!r}, but this came out:\n{said}")
+        ids.update(zip(_ID.findall(line), _ID.findall(left[place]), strict=False))
         del left[: place + 1]
+    return ids
 
 
 def _plain(line: str) -> str:

@@ -45,6 +45,8 @@ def test_every_block_has_a_language_and_every_skip_a_reason(page: Path) -> None:
         assert known, f"{block}: unknown comment {block.directive!r}"
 
 
+_ID = ("01a1fa96-4b06-7000-975a-8074f80c0000", "01a1fa96-0000-7000-975a-8074f80c0000")
+
 # -- the reader itself: a check that cannot fail is none ---------------------------------------------------------------
 
 
@@ -83,7 +85,8 @@ def test_the_reader_notices_a_page_that_is_wrong(
         ("sql", "select 'a;b' as x, 2 as y \\gset\nselect :'x' -- a remark; here\n;  -- => a;b", ""),
         ("sql", "select 1 / 0;", "raises 22012"),
         ("console", "$ echo 'a b' c\na ... c\n$ A=1\n$ echo $A\n1", ""),
-        ("console", "$ absurdctl drop-queue nope --yes\nError: ...nope...", ""),
+        ("console", "$ absurdctl cleanup nope 1\nError: Queue 'nope' does not exist...", ""),
+        ("console", f"$ echo {_ID[0]}\n{_ID[1]}\n$ echo {_ID[1]} | grep -c {_ID[0]}\n1", ""),
     ],
 )
 def test_the_reader_follows_a_page_that_is_right(
