@@ -15,6 +15,7 @@ batch.sent             rows, verbs
 connection.lost        what, error
 connection.restored    what
 housekeeping.done      queue, tasks, events
+tasks.unserved         queue, names (long due, of names this worker does not know)
 =====================  ==========================================================
 
 Logging: logger `absurd`; `ctx.log` adds task_name, task_id, run_id and attempt to each record, and `TaskLogFilter` does the
@@ -40,6 +41,7 @@ SIGNALS = (
     "connection.lost",
     "connection.restored",
     "housekeeping.done",
+    "tasks.unserved",
 )
 
 logger = logging.getLogger("absurd")

@@ -19,7 +19,6 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from absurd.errors import ConfigError
-from absurd.telemetry import logger
 
 T = TypeVar("T")
 Connection = psycopg.AsyncConnection[Any]
@@ -91,6 +90,8 @@ class Event:
 
     async def wait(self, timeout: float | None = None) -> bool:
         """True when set, False when the time is up."""
+        if self._event.is_set() or (timeout is not None and timeout <= 0):
+            return self._event.is_set()
         try:
             await asyncio.wait_for(self._event.wait(), timeout)
         except TimeoutError:
@@ -126,21 +127,35 @@ class Inbox(Generic[T]):
         self._items: deque[T] = deque()
         self._ready = asyncio.Event()
         self._closed = False
+        self._ended = False
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def put(self, item: T) -> None:
+    def put(self, item: T) -> bool:
+        """False when the reader has gone: nobody will ever see the item."""
+        if self._ended:
+            return False
         self._items.append(item)
         self._ready.set()
+        return True
 
     def close(self) -> None:
+        """Let the reader go once it has emptied the box; what is put until then still gets read."""
         self._closed = True
         self._ready.set()
+
+    def end(self) -> list[T]:
+        """The reader goes now; returns what it leaves unread."""
+        self._ended = True
+        left = list(self._items)
+        self._items.clear()
+        return left
 
     async def drain(self, limit: int) -> list[T] | None:
         while not self._items:
             if self._closed:
+                self._ended = True
                 return None
             self._ready.clear()
             await self._ready.wait()
@@ -152,6 +167,7 @@ class Ready(Generic[T]):
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
+        self.taken = 0  # items handed out so far
         self._items: deque[T] = deque()
         self._hungry: deque[asyncio.Future[None]] = deque()
         self._claimer: asyncio.Future[None] | None = None
@@ -172,6 +188,7 @@ class Ready(Generic[T]):
         while not self._closed:
             if self._items:
                 item = self._items.popleft()
+                self.taken += 1
                 self._tell_claimer()
                 return item
             waiter = asyncio.get_running_loop().create_future()
@@ -189,11 +206,16 @@ class Ready(Generic[T]):
             await self._claimer
         return 0
 
-    async def close(self) -> list[T]:
-        """End it; returns what nobody took."""
-        self._closed = True
+    async def take_back(self) -> list[T]:
+        """What nobody took; the buffer is empty then."""
         left = list(self._items)
         self._items.clear()
+        return left
+
+    async def close(self) -> list[T]:
+        """End it; returns what nobody took. Items put later stay for `take_back`."""
+        self._closed = True
+        left = await self.take_back()
         while self._hungry:
             self._wake(self._hungry.popleft())
         if self._claimer is not None:
@@ -268,22 +290,22 @@ class Running:
 
 
 class Group:
-    """Background jobs of a worker."""
+    """Background jobs of a worker. A job that raises ends alone; `failed` hears of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, failed: Callable[[BaseException], None]) -> None:
+        self._failed = failed
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, job: Callable[..., Coroutine[Any, Any, None]], *args: Any, name: str = "") -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(self._guard(job, args), name=f"absurd-{name}"))
 
-    @staticmethod
-    async def _guard(job: Callable[..., Coroutine[Any, Any, None]], args: tuple[Any, ...]) -> None:
+    async def _guard(self, job: Callable[..., Coroutine[Any, Any, None]], args: tuple[Any, ...]) -> None:
         try:
             await job(*args)
         except asyncio.CancelledError:
             raise
-        except BaseException:
-            logger.exception("a part of the worker ended unexpectedly; its leases will run out")
+        except BaseException as error:
+            self._failed(error)
 
     async def join(self, timeout: float | None = None) -> bool:
         """Wait for all jobs; False when the time is up first."""

@@ -15,6 +15,7 @@ from absurd._db import batch, procedures
 from absurd._db.batch import Answer
 from absurd._db.call import Call
 from absurd._db.procedures import Claim
+from absurd.telemetry import logger
 from absurd.types import ClaimedTask
 
 if TYPE_CHECKING:
@@ -53,14 +54,14 @@ async def work_claimed(client: AsyncAbsurd, claimed: list[ClaimedTask], lease: f
     for claim in claims:
         leases.add(claim)
     stopped = _compat.Event()
-    keeping = _compat.Group()
+    keeping = _compat.Group(lambda error: logger.error("the lease keeper failed", exc_info=error))
     link = None
     if (
         claims and not session.borrowed
     ):  # a borrowed connection may hold the claim in an open transaction: nobody else sees it
         link = Link(session.conninfo(), "lease keeper", stopped)
         queues = {claim.queue_name: claim.queue_id for claim in claims}
-        keeper = Keeper(link, leases, stopped, lease=lease, queues=queues, housekeeping=False)
+        keeper = Keeper(link, leases, stopped, lease=lease, queues=queues, names=list, housekeeping=False)
         keeping.start(keeper.run, name="keeper")
     try:
         for claim in claims:
@@ -89,7 +90,7 @@ async def _work_one(client: AsyncAbsurd, claim: Claim, writer: DirectWriter, lea
         row = settle(claim, ended)
     if row is not None:
         await writer.write(row)
-    leases.drop(claim)
+    leases.take(claim)
 
 
 def _deferral(claim: Claim) -> float:

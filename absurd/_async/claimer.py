@@ -7,6 +7,7 @@ until something is due, a producer notifies it, a run of its own worker is suspe
 
 from __future__ import annotations
 
+import math
 import random
 import time
 import uuid
@@ -16,6 +17,7 @@ import psycopg
 
 from absurd._async import _compat
 from absurd._async.link import Link
+from absurd._core import codec
 from absurd._db import procedures
 from absurd._db.call import Call
 from absurd._db.procedures import Claim, Claimed
@@ -26,7 +28,8 @@ from absurd.telemetry import logger, signal
 SETTLING = (0.005, 0.02, 0.08, 0.32, 1.0)
 IDLE_POLL = 5.0
 IDLE_ROW_AGE = 1200.0
-RESOLVE_EVERY = 30.0
+RESOLVE_EVERY = 10.0
+LOCKED_POLL = 0.05
 
 
 class ClaimLink(Link):
@@ -34,10 +37,23 @@ class ClaimLink(Link):
 
     channel = ""
     fresh = True
+    _told = False
 
     async def prepared(self, conn: _compat.Connection) -> None:
+        conn.add_notify_handler(self._note)
         await conn.execute(f'listen "{self.channel}"')
         self.fresh = True
+
+    def _note(self, notification: object) -> None:
+        # most come while the connection waits; some together with the answer of a claim that saw nothing yet
+        self._told = True
+
+    def told(self, conn: _compat.Connection) -> bool:
+        """Whether a notification has come since the last question; looks at what has been received, not at the socket."""
+        while conn.pgconn.notifies() is not None:
+            self._told = True
+        told, self._told = self._told, False
+        return told
 
 
 class Claimer:
@@ -57,7 +73,7 @@ class Claimer:
         poll_interval: float,
         register: Callable[[Sequence[Claim]], None],
     ) -> None:
-        self._link = link
+        self.link = link
         self._ready = ready
         self._stopping = stopping
         self._worker_id = worker_id
@@ -65,9 +81,10 @@ class Claimer:
         self._names = names
         self._lease = lease
         self._batch_size = batch_size
-        self._longest = max(IDLE_POLL, poll_interval)
+        self._poll_interval = poll_interval
         self._resolved = time.monotonic()
         self._register = register
+        self._missing: set[str] = set()
         self._turn = 0
         self._token = random.getrandbits(62)
         self.waker = _compat.Waker()
@@ -80,31 +97,27 @@ class Claimer:
             if room <= 0:
                 break
             try:
-                claims, _ = await self._claim_all(room)
-                if claims:
-                    await self._ready.put_many(claims)
-                else:
+                await self._resolve_queues()
+                if await self._claim_all(room) is not None:
                     await self._idle(room)
             except psycopg.Error as error:
                 logger.error("claiming failed: %s; trying again in %s s", from_sqlstate(error), IDLE_POLL)
                 await self._stopping.wait(IDLE_POLL)
-        await self._forget()
 
-    async def _claim_all(self, room: int) -> tuple[list[Claim], Claimed | None]:
-        """Claim from every queue in turn; also the answer that says longest how to wait, when there is nothing."""
-        claims: list[Claim] = []
+    async def _claim_all(self, room: int) -> Claimed | None:
+        """Claim from every queue in turn into the buffer; when there was nothing, the answer that says how to wait."""
         nothing: Claimed | None = None
         names = list(self._queues)
         self._turn += 1
+        left = room
         for offset in range(len(names)):
-            if len(claims) >= room:
+            answer = await self._claim(names[(self._turn + offset) % len(names)], left)
+            left -= len(answer.claims)
+            if left <= 0:
                 break
-            queue = names[(self._turn + offset) % len(names)]
-            answer = await self._claim(queue, room - len(claims))
-            claims += answer.claims
             if not answer.claims:
                 nothing = answer if nothing is None else _sooner(nothing, answer)
-        return claims, nothing
+        return nothing if left == room else None
 
     async def _claim(self, queue: str, room: int) -> Claimed:
         self._token += 1
@@ -115,79 +128,88 @@ class Claimer:
                 self._queues[queue], queue, self._worker_id, self._lease, room, self._names(queue), token, repeat
             )
 
-        answer = await self._link.run(call(), prepare=True, repeated=lambda: call(True))
+        answer = await self.link.run(call(), prepare=True, repeated=lambda: call(True), loads=codec.decode_if_readable)
         if answer.claims:
             self._register(answer.claims)
+            await self._ready.put_many(answer.claims)
             signal("task.claimed", worker_id=self._worker_id, queue=queue, count=len(answer.claims))
         return answer
 
     async def _idle(self, room: int) -> None:
         """Nothing was due: sleep without missing a wake-up. Returns when there is, or may be, work."""
-        await self._resolve_queues()
         registered = -IDLE_ROW_AGE
         horizon: int | None = None
         settling = 0
+        told = False
         while not self._stopping.is_set():
-            if self._link.fresh or time.monotonic() - registered >= IDLE_ROW_AGE:
-                await self._link.connection()
-                self._link.fresh = False
-                await self._link.run(procedures.set_idle(list(self._queues.values()), self._link.channel))
+            if not told and (self.link.fresh or time.monotonic() - registered >= IDLE_ROW_AGE):
+                await self.link.connection()
+                self.link.fresh = False
+                await self.link.run(procedures.set_idle(list(self._queues.values()), self.link.channel))
                 registered, horizon, settling = time.monotonic(), None, 0
-            claims, nothing = await self._claim_all(room)
-            if claims or nothing is None:
-                await self._ready.put_many(claims)
+            nothing = await self._claim_all(room)
+            if nothing is None:
                 break
+            if told:  # another worker was faster, and our idle row is gone
+                registered, told = -IDLE_ROW_AGE, False
+                continue
             horizon = nothing.xmax if horizon is None else horizon
             if nothing.xmin >= horizon:
                 signal("worker.idle", worker_id=self._worker_id)
-                pause = self._longest
+                pause = self._longest()
             else:  # some transaction began before we were registered: it may spawn and tell nobody
                 pause = SETTLING[min(settling, len(SETTLING) - 1)]
                 settling += 1
-            if await self._wait(min(pause, self._due_in(nothing))):
-                return  # whoever notified us took the idle row away
-        await self._forget()
+            told = await self._wait(min(pause, self._due_in(nothing)))
+            if await self._resolve_queues():
+                registered = -IDLE_ROW_AGE
+        await self._forget()  # a row left behind would catch notifications while others are idle
+
+    def _longest(self) -> float:
+        """Seconds between two looks when nobody says anything; a pooler lets no notification through."""
+        return self._poll_interval if self.link.pooled else max(IDLE_POLL, self._poll_interval)
 
     @staticmethod
     def _due_in(nothing: Claimed) -> float:
-        """Seconds until something is due; what is due now but was not handed out is locked or not ours."""
+        """Seconds until something is due; what is due now but was not handed out is locked."""
         if nothing.next_due_in is None:
-            return IDLE_POLL
-        return max(nothing.next_due_in, 0.001) if nothing.next_due_in > 0 else 0.05
+            return math.inf
+        return max(nothing.next_due_in, 0.001) if nothing.next_due_in > 0 else LOCKED_POLL
 
     async def _wait(self, seconds: float) -> bool:
-        """Wait for a notification, a local wake-up, or the time; whether it was one of the first two."""
+        """Wait for a notification, a local wake-up, or the time; whether it was a notification."""
+        conn = await self.link.connection()
+        if self.link.fresh:
+            return False
         try:
-            conn = await self._link.connection()
-            if self._link.fresh:
-                return False
+            if self.link.told(conn):
+                return True
             await self.waker.wait_for(conn.fileno(), seconds)
             conn.pgconn.consume_input()
-            notified = False
-            while conn.pgconn.notifies() is not None:
-                notified = True
+            return self.link.told(conn)
         except (psycopg.OperationalError, ValueError, OSError) as error:
-            broken = error if isinstance(error, psycopg.OperationalError) else psycopg.OperationalError(str(error))
-            if self._link.broken(broken):
-                return True
+            broken = error if isinstance(error, psycopg.Error) else psycopg.OperationalError(str(error))
+            if await self.link.broken(broken):
+                return False
             raise
-        return notified
 
-    async def _resolve_queues(self) -> None:
-        """Look the ids up again now and then: a queue may have been dropped, or dropped and made anew."""
+    async def _resolve_queues(self) -> bool:
+        """Look the ids up again now and then: a queue may have been dropped and made anew. Whether one has another id."""
         if time.monotonic() - self._resolved < RESOLVE_EVERY:
-            return
+            return False
         self._resolved = time.monotonic()
-        found = await self._link.run(procedures.queue_ids(list(self._queues)))
+        found = await self.link.run(procedures.queue_ids(list(self._queues)))
         for name in self._queues:
-            if name not in found:
+            if name not in found and name not in self._missing:
                 logger.warning('queue "%s" no longer exists; create it again, or stop this worker', name)
-            else:
-                self._queues[name] = found[name]
+        self._missing = {name for name in self._queues if name not in found}
+        changed = {name: number for name, number in found.items() if self._queues[name] != number}
+        self._queues.update(changed)
+        return bool(changed)
 
     async def _forget(self) -> None:
         try:
-            await self._link.run(procedures.clear_idle(list(self._queues.values()), self._link.channel))
+            await self.link.run(procedures.clear_idle(list(self._queues.values()), self.link.channel))
         except psycopg.Error as error:
             logger.debug("could not take the idle row away: %s", from_sqlstate(error))
 

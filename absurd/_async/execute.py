@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from absurd._async import _compat, context
-from absurd._core import outcome
+from absurd._core import codec, outcome
 from absurd._core.outcome import Outcome, Released
 from absurd._core.registry import RegisteredTask
 from absurd._db.procedures import Claim
@@ -25,6 +25,9 @@ async def execute(
         return outcome.failed(ConfigError(f'task "{claim.task_name}" is not registered'))
     if task.queue != claim.queue_name:
         return outcome.failed(ConfigError("Misconfigured task (queue mismatch)"))
+    for value in (claim.params, claim.headers, claim.checkpoints):
+        if isinstance(value, codec.Unreadable):
+            return outcome.failed(value.error)
     try:
         return await running.run(lambda: _handle(client, task, claim, writer, running, lease))
     except _compat.Cancelled:
@@ -51,9 +54,7 @@ async def _handle(
         }
     )
     try:
-        value = task.check_result(await _call(client, task, claim, ctx))
-    except (Exception, GeneratorExit, SystemExit) as error:
-        return outcome.raised(error)
+        ended = outcome.completed(task.check_result(await _call(client, task, claim, ctx)))
     except BaseException as error:
         # a cancellation is ours when there is a reason for it, and the handler's own failure otherwise
         if isinstance(error, _compat.Cancelled) and running.reason is not None:
@@ -61,7 +62,7 @@ async def _handle(
         return outcome.raised(error)
     if running.reason is not None and not isinstance(running.reason, Released):
         return outcome.raised(running.reason)
-    return outcome.completed(value)
+    return ended
 
 
 async def _call(client: AsyncAbsurd, task: RegisteredTask, claim: Claim, ctx: context.AsyncTaskContext) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 
@@ -17,6 +17,18 @@ from absurd.telemetry import logger, signal
 T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
 
+#: A server that vanished without a word must be noticed in less than a minute; what the user's string says wins.
+WATCHFUL = {
+    "connect_timeout": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30000,
+}
+
+#: the server goes down, comes up, or (25006) has become a standby: another connection may find a better one
+_GONE = ("57P", "08", "25006")
+
 
 class LinkClosed(Exception):
     """The worker stopped while the database was away."""
@@ -25,37 +37,55 @@ class LinkClosed(Exception):
 class Link:
     """One autocommit connection. `run` returns when the database has answered, however long that takes."""
 
+    #: whether a pooler stands between: then no backend is ours for long, and neither are LISTEN and prepared statements
+    pooled = False
+
     def __init__(self, conninfo: str, what: str, closed: _compat.Event) -> None:
-        self._conninfo = conninfo
+        self._conninfo = watchful(conninfo)
         self._what = what
         self._closed = closed
         self._conn: _compat.Connection | None = None
         self._up = True
+        self._ended = False
+        self._failures = 0
 
     async def connection(self) -> _compat.Connection:
         """The connection, made anew when it is gone. Raises LinkClosed once the worker has given up."""
-        pause = FIRST_PAUSE
         while self._conn is None or self._conn.closed:
+            if await self._closed.wait(self._pause()) or self._ended:
+                raise LinkClosed(f"the worker gave up the connection of the {self._what}")
             try:
-                self._conn = await connect(self._conninfo)
-            except ConnectionLost as error:
+                conn = await connect(self._conninfo)
+                await self._prepare(conn)
+            except (ConnectionLost, psycopg.OperationalError) as error:
                 self._lost(error)
-                if await self._closed.wait(pause * (0.5 + random.random() / 2)):
-                    raise LinkClosed(str(error)) from error
-                pause = min(pause * 2, LONGEST_PAUSE)
                 continue
-            await self.prepared(self._conn)
-            if not self._up:
-                self._up = True
-                logger.warning("database connection of the %s restored", self._what)
-                signal("connection.restored", what=self._what)
+            self._conn = conn
         return self._conn
+
+    async def _prepare(self, conn: _compat.Connection) -> None:
+        try:
+            cursor = await conn.execute("select pg_catalog.pg_backend_pid()")
+            row = await cursor.fetchone()
+            # a pooler makes up the number it greets its clients with
+            self.pooled = row is not None and row[0] != conn.info.backend_pid
+            if self.pooled:
+                conn.prepare_threshold = None
+            await self.prepared(conn)
+        except BaseException:
+            await conn.close()
+            raise
 
     async def prepared(self, conn: _compat.Connection) -> None:
         """Called with each new connection."""
 
     async def run(
-        self, call: Call[T], *, prepare: bool | None = None, repeated: Callable[[], Call[T]] | None = None
+        self,
+        call: Call[T],
+        *,
+        prepare: bool | None = None,
+        repeated: Callable[[], Call[T]] | None = None,
+        loads: Callable[[str | bytes], Any] | None = None,
     ) -> T:
         """Execute a repeatable call, on a new connection as often as the old one breaks.
 
@@ -64,21 +94,42 @@ class Link:
         while True:
             conn = await self.connection()
             try:
-                return await execute(conn, call, prepare=prepare)
-            except psycopg.OperationalError as error:
-                if not self.broken(error):
+                answer = await execute(conn, call, prepare=False if self.pooled else prepare, loads=loads)
+            except psycopg.Error as error:
+                if not await self.broken(error):
                     raise
                 call = repeated() if repeated else call
+            else:
+                self._answered()
+                return answer
 
-    def broken(self, error: psycopg.OperationalError) -> bool:
-        """Whether the connection is gone; notes it."""
+    async def broken(self, error: psycopg.Error) -> bool:
+        """Whether the connection is gone, or no good any more; notes it."""
         conn = self._conn
-        if conn is not None and not conn.closed and not (error.sqlstate or "").startswith(("57P", "08")):
+        if conn is not None and not conn.closed and not (error.sqlstate or "").startswith(_GONE):
             return False
+        if conn is not None:
+            await conn.close()
         self._lost(error)
         return True
 
+    def _pause(self) -> float:
+        """Seconds before the next attempt: none after the first failure, then doubling; a server that accepts connections
+        and answers nothing counts as failing."""
+        if self._failures < 2:
+            return 0.0
+        longest = min(FIRST_PAUSE * 2.0 ** min(self._failures - 2, 16), LONGEST_PAUSE)
+        return longest * (0.5 + random.random() / 2)
+
+    def _answered(self) -> None:
+        self._failures = 0
+        if not self._up:
+            self._up = True
+            logger.warning("database connection of the %s restored", self._what)
+            signal("connection.restored", what=self._what)
+
     def _lost(self, error: BaseException) -> None:
+        self._failures += 1
         if self._up:
             self._up = False
             first = str(error).strip().partition("\n")[0]
@@ -86,6 +137,15 @@ class Link:
             signal("connection.lost", what=self._what, error=first)
 
     async def close(self) -> None:
-        """Close it, if it is open."""
+        """Close it, if it is open; whoever still uses it gets LinkClosed."""
+        self._ended = True
         if self._conn is not None:
             await self._conn.close()
+
+
+def watchful(conninfo: str) -> str:
+    """The connection string with WATCHFUL's defaults where it says nothing itself."""
+    given = psycopg.conninfo.conninfo_to_dict(conninfo)
+    return psycopg.conninfo.make_conninfo(
+        conninfo, **{key: value for key, value in WATCHFUL.items() if key not in given}
+    )

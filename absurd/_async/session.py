@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn, TypeVar
 
 import psycopg
@@ -178,9 +178,17 @@ async def connect(conninfo: str) -> _compat.Connection:
     return conn
 
 
-async def execute(conn: _compat.Connection, call: Call[T], *, prepare: bool | None = None) -> T:
-    """Execute a call on a connection, whatever its owner configured for rows and JSON."""
+async def execute(
+    conn: _compat.Connection,
+    call: Call[T],
+    *,
+    prepare: bool | None = None,
+    loads: Callable[[str | bytes], Any] | None = None,
+) -> T:
+    """Execute a call on a connection, whatever its owner configured for rows and JSON. `loads`: instead of the codec."""
     async with conn.cursor(row_factory=tuple_row) as cursor:
         adapt(cursor)
+        if loads is not None:
+            psycopg.types.json.set_json_loads(loads, cursor)
         await cursor.execute(call.sql, call.params, prepare=prepare)  # type: ignore[arg-type, unused-ignore]
         return call.read(await cursor.fetchall() if cursor.description else [])

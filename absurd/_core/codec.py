@@ -96,6 +96,21 @@ def decode(text: str | bytes | None) -> Any:
             raise NotSerializable("The stored value is nested deeper than Python can read.") from None
 
 
+class Unreadable:
+    """Stands where a value should be that this Python cannot read; `error` says why."""
+
+    def __init__(self, error: NotSerializable) -> None:
+        self.error = error
+
+
+def decode_if_readable(text: str | bytes) -> Any:
+    """As `decode`, but an unreadable value comes as `Unreadable`, so that its neighbours in the answer survive."""
+    try:
+        return decode(text)
+    except NotSerializable as error:
+        return Unreadable(error)
+
+
 def roundtrip(text: str) -> Any:
     """What `decode` gives for `text` once it went through jsonb, without asking the server.
 

@@ -255,6 +255,16 @@ def housekeep(ids: list[int]) -> Call[list[Row]]:
     return Call("select queue_name, tasks_deleted, events_deleted from absurd.housekeep(%s::int[])", (ids,), list, True)
 
 
+def unserved_tasks(queue_id: int, names: list[str], overdue: float) -> Call[list[Row]]:
+    """(name, count, whether there may be more) of tasks due for `overdue` seconds under other names."""
+    return Call(
+        "select task_name, tasks, more from absurd.unserved_tasks(%s, %s::text[], %s)",
+        (queue_id, names, float(overdue)),
+        list,
+        True,
+    )
+
+
 def policy_json(**given: Any) -> str:
     """The given policy keys as JSON text."""
     return json.dumps(given)

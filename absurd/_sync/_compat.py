@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import importlib
 import inspect
+import math
 import os
 import select
 import signal as signals
@@ -19,7 +20,6 @@ import psycopg
 from psycopg_pool import ConnectionPool
 
 from absurd.errors import ConfigError
-from absurd.telemetry import logger
 
 T = TypeVar("T")
 Connection = psycopg.Connection[Any]
@@ -87,26 +87,27 @@ class Event:
 class Reply(Generic[T]):
     """Set once, from anywhere; a late or second `set` is legal and ignored."""
 
-    __slots__ = ("_error", "_lock", "_value")
+    __slots__ = ("_error", "_settled", "_value", "_waiting")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
+        self._settled = threading.Lock()  # taken for good by whoever answers first
+        self._waiting = threading.Lock()
+        self._waiting.acquire()
         self._value: Any = None
         self._error: BaseException | None = None
 
     def set(self, value: T) -> None:
-        self._value = value
-        with contextlib.suppress(RuntimeError):
-            self._lock.release()
+        if self._settled.acquire(blocking=False):
+            self._value = value
+            self._waiting.release()
 
     def fail(self, error: BaseException) -> None:
-        self._error = error
-        with contextlib.suppress(RuntimeError):
-            self._lock.release()
+        if self._settled.acquire(blocking=False):
+            self._error = error
+            self._waiting.release()
 
     def get(self) -> T:
-        with self._lock:
+        with self._waiting:
             if self._error is not None:
                 raise self._error
             return self._value  # type: ignore[no-any-return]
@@ -119,24 +120,39 @@ class Inbox(Generic[T]):
         self._items: deque[T] = deque()
         self._ready = threading.Condition(threading.Lock())
         self._closed = False
+        self._ended = False
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def put(self, item: T) -> None:
+    def put(self, item: T) -> bool:
+        """False when the reader has gone: nobody will ever see the item."""
         with self._ready:
+            if self._ended:
+                return False
             self._items.append(item)
             self._ready.notify()
+            return True
 
     def close(self) -> None:
+        """Let the reader go once it has emptied the box; what is put until then still gets read."""
         with self._ready:
             self._closed = True
             self._ready.notify()
+
+    def end(self) -> list[T]:
+        """The reader goes now; returns what it leaves unread."""
+        with self._ready:
+            self._ended = True
+            left = list(self._items)
+            self._items.clear()
+            return left
 
     def drain(self, limit: int) -> list[T] | None:
         with self._ready:
             while not self._items:
                 if self._closed:
+                    self._ended = True
                     return None
                 self._ready.wait()
             return [self._items.popleft() for _ in range(min(limit, len(self._items)))]
@@ -147,6 +163,7 @@ class Ready(Generic[T]):
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
+        self.taken = 0  # items handed out so far
         self._items: deque[T] = deque()
         self._hungry = 0
         self._closed = False
@@ -169,7 +186,10 @@ class Ready(Generic[T]):
             try:
                 while not self._items and not self._closed:
                     self._changed.wait()
-                return None if self._closed else self._items.popleft()
+                if self._closed:
+                    return None
+                self.taken += 1
+                return self._items.popleft()
             finally:
                 self._hungry -= 1
 
@@ -183,8 +203,15 @@ class Ready(Generic[T]):
                 self._taken.wait()
             return 0
 
+    def take_back(self) -> list[T]:
+        """What nobody took; the buffer is empty then."""
+        with self._changed:
+            left = list(self._items)
+            self._items.clear()
+            return left
+
     def close(self) -> list[T]:
-        """End it; returns what nobody took."""
+        """End it; returns what nobody took. Items put later stay for `take_back`."""
         with self._changed:
             self._closed = True
             left = list(self._items)
@@ -192,6 +219,9 @@ class Ready(Generic[T]):
             self._changed.notify_all()
             self._taken.notify_all()
             return left
+
+
+LONGEST_WAIT = 2**31 - 1  # milliseconds, what poll() takes
 
 
 class Waker:
@@ -222,7 +252,8 @@ class Waker:
         poll = select.poll()
         poll.register(fileno, select.POLLIN)
         poll.register(self._read, select.POLLIN)
-        poll.poll(None if timeout is None else max(0, int(timeout * 1000)))
+        # rounded up: a wait that ends too early asks in vain, and again
+        poll.poll(None if timeout is None else min(math.ceil(max(timeout, 0) * 1000), LONGEST_WAIT))
         with contextlib.suppress(BlockingIOError):
             os.read(self._read, 4096)
 
@@ -250,9 +281,13 @@ class Running:
 
 
 class Group:
-    """Background jobs of a worker: daemon threads, so that a handler that never returns cannot keep the process alive."""
+    """Background jobs of a worker: daemon threads, so that a handler that never returns cannot keep the process alive.
 
-    def __init__(self) -> None:
+    A job that raises ends alone; `failed` hears of it, in the job's thread.
+    """
+
+    def __init__(self, failed: Callable[[BaseException], None]) -> None:
+        self._failed = failed
         self._threads: list[threading.Thread] = []
 
     def start(self, job: Callable[..., None], *args: Any, name: str = "") -> None:
@@ -260,12 +295,11 @@ class Group:
         self._threads.append(thread)
         thread.start()
 
-    @staticmethod
-    def _guard(job: Callable[..., None], args: tuple[Any, ...]) -> None:
+    def _guard(self, job: Callable[..., None], args: tuple[Any, ...]) -> None:
         try:
             job(*args)
-        except BaseException:
-            logger.exception("a part of the worker ended unexpectedly; its leases will run out")
+        except BaseException as error:
+            self._failed(error)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for all jobs; False when the time is up first."""

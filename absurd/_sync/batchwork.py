@@ -16,6 +16,7 @@ from absurd._sync.keeper import Keeper, Leases
 from absurd._sync.link import Link
 from absurd._sync.session import Session
 from absurd._sync.worker import settle
+from absurd.telemetry import logger
 from absurd.types import ClaimedTask
 
 if TYPE_CHECKING:
@@ -52,14 +53,14 @@ def work_claimed(client: Absurd, claimed: list[ClaimedTask], lease: float) -> No
     for claim in claims:
         leases.add(claim)
     stopped = _compat.Event()
-    keeping = _compat.Group()
+    keeping = _compat.Group(lambda error: logger.error("the lease keeper failed", exc_info=error))
     link = None
     if (
         claims and not session.borrowed
     ):  # a borrowed connection may hold the claim in an open transaction: nobody else sees it
         link = Link(session.conninfo(), "lease keeper", stopped)
         queues = {claim.queue_name: claim.queue_id for claim in claims}
-        keeper = Keeper(link, leases, stopped, lease=lease, queues=queues, housekeeping=False)
+        keeper = Keeper(link, leases, stopped, lease=lease, queues=queues, names=list, housekeeping=False)
         keeping.start(keeper.run, name="keeper")
     try:
         for claim in claims:
@@ -88,7 +89,7 @@ def _work_one(client: Absurd, claim: Claim, writer: DirectWriter, leases: Leases
         row = settle(claim, ended)
     if row is not None:
         writer.write(row)
-    leases.drop(claim)
+    leases.take(claim)
 
 
 def _deferral(claim: Claim) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from absurd._core import outcome
+from absurd._core import codec, outcome
 from absurd._core.outcome import Outcome, Released
 from absurd._core.registry import RegisteredTask
 from absurd._db.procedures import Claim
@@ -24,6 +24,9 @@ def execute(client: Absurd, claim: Claim, writer: context.Writer, running: _comp
         return outcome.failed(ConfigError(f'task "{claim.task_name}" is not registered'))
     if task.queue != claim.queue_name:
         return outcome.failed(ConfigError("Misconfigured task (queue mismatch)"))
+    for value in (claim.params, claim.headers, claim.checkpoints):
+        if isinstance(value, codec.Unreadable):
+            return outcome.failed(value.error)
     try:
         return running.run(lambda: _handle(client, task, claim, writer, running, lease))
     except _compat.Cancelled:
@@ -50,9 +53,7 @@ def _handle(
         }
     )
     try:
-        value = task.check_result(_call(client, task, claim, ctx))
-    except (Exception, GeneratorExit, SystemExit) as error:
-        return outcome.raised(error)
+        ended = outcome.completed(task.check_result(_call(client, task, claim, ctx)))
     except BaseException as error:
         # a cancellation is ours when there is a reason for it, and the handler's own failure otherwise
         if isinstance(error, _compat.Cancelled) and running.reason is not None:
@@ -60,7 +61,7 @@ def _handle(
         return outcome.raised(error)
     if running.reason is not None and not isinstance(running.reason, Released):
         return outcome.raised(running.reason)
-    return outcome.completed(value)
+    return ended
 
 
 def _call(client: Absurd, task: RegisteredTask, claim: Claim, ctx: context.TaskContext) -> Any:

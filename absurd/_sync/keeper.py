@@ -7,6 +7,8 @@ Its connection also does the housekeeping, in small batches, one worker a queue 
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import psycopg
@@ -22,6 +24,7 @@ from absurd.telemetry import logger, signal
 
 HOUSEKEEPING_EVERY = 60.0
 EXTEND_ROWS = 500
+UNSERVED_AFTER = 60.0
 
 
 class Held(NamedTuple):
@@ -48,9 +51,10 @@ class Leases:
         with self._lock:
             return self._held.get((claim.task_id.int, claim.claim_no))
 
-    def drop(self, claim: Claim) -> None:
+    def take(self, claim: Claim) -> bool:
+        """Out of the list; whether it was there. Who takes a run out is the one who writes its end."""
         with self._lock:
-            self._held.pop((claim.task_id.int, claim.claim_no), None)
+            return self._held.pop((claim.task_id.int, claim.claim_no), None) is not None
 
     def all(self) -> list[Held]:
         with self._lock:
@@ -68,29 +72,44 @@ class Keeper:
         *,
         lease: float,
         queues: dict[str, int],
+        names: Callable[[str], list[str]],
         housekeeping: bool,
     ) -> None:
-        self._link = link
+        self.link = link
         self._leases = leases
         self._stopped = stopped
         self._lease = lease
         self._queues = queues
+        self._names = names
         self._housekeeping = housekeeping
+        self._next_housekeeping = 0.0
+        self._chores: list[int] = []
+        self._unserved: dict[int, set[str]] = {}
 
     def run(self) -> None:
-        beat = max(self._lease / 3, 0.05)
-        waited = HOUSEKEEPING_EVERY
-        while not self._stopped.wait(min(beat, HOUSEKEEPING_EVERY)):
+        beat = min(max(self._lease / 3, 0.05), HOUSEKEEPING_EVERY)
+        while True:
+            due = time.monotonic() + beat
+            if self._stopped.wait(beat):
+                return
+            self._tell_lateness(time.monotonic() - due)
             try:
                 self._renew()
-                waited += min(beat, HOUSEKEEPING_EVERY)
-                if self._housekeeping and waited >= HOUSEKEEPING_EVERY:
-                    waited = 0.0
-                    self._housekeep()
+                if self._housekeeping:
+                    self._housekeep(until=time.monotonic() + beat / 2)
             except LinkClosed:
                 return
             except psycopg.Error as error:
                 logger.warning("renewing leases failed: %s; trying again", from_sqlstate(error))
+
+    def _tell_lateness(self, late: float) -> None:
+        if late > self._lease / 3:
+            logger.warning(
+                "the lease keeper woke %.1f s late, leases of %s s are in danger: a handler blocks the worker"
+                " (in Absurd, `asyncio.to_thread(...)` what does not wait with await), or the process was stopped",
+                late,
+                self._lease,
+            )
 
     def _renew(self) -> None:
         by_queue: dict[int, list[Held]] = {}
@@ -102,7 +121,7 @@ class Keeper:
                 self._renew_some(queue_id, rows[start : start + EXTEND_ROWS])
 
     def _renew_some(self, queue_id: int, rows: list[Held]) -> None:
-        letters: str = self._link.run(
+        letters: str = self.link.run(
             Call(
                 "select absurd.extend_claims(%s, %b, %b, %s)",
                 (
@@ -132,11 +151,35 @@ class Keeper:
             reason = LeaseLostSignal(f'the lease of run "{claim.run_id}" was lost')
         held.running.stop(reason)
 
-    def _housekeep(self) -> None:
-        mine = self._link.run(procedures.take_housekeeping(list(self._queues.values()), HOUSEKEEPING_EVERY))
-        if not mine:
-            return
-        for queue, tasks, events in self._link.run(procedures.housekeep(list(mine))):
-            if tasks or events:
-                logger.info('housekeeping of queue "%s": %s tasks and %s events deleted', queue, tasks, events)
-            signal("housekeeping.done", queue=queue, tasks=tasks, events=events)
+    def _housekeep(self, until: float) -> None:
+        """Retention in batches, queue by queue; goes on at the next beat where the time or a batch was not enough."""
+        now = time.monotonic()
+        if not self._chores and now >= self._next_housekeeping:
+            self._next_housekeeping = now + HOUSEKEEPING_EVERY
+            ids = list(self._queues.values())
+            self._chores = self.link.run(procedures.take_housekeeping(ids, HOUSEKEEPING_EVERY))
+            for queue_id in self._chores:
+                self._tell_unserved(queue_id)
+        while self._chores and time.monotonic() < until and not self._stopped.is_set():
+            queue_id = self._chores.pop(0)
+            for queue, tasks, events in self.link.run(procedures.housekeep([queue_id])):
+                if tasks or events:
+                    logger.info('housekeeping of queue "%s": %s tasks and %s events deleted', queue, tasks, events)
+                    self._chores.append(queue_id)  # until a batch finds nothing
+                signal("housekeeping.done", queue=queue, tasks=tasks, events=events)
+
+    def _tell_unserved(self, queue_id: int) -> None:
+        """Tasks that have long been due under names this worker does not know: perhaps nobody serves them."""
+        queue = next((name for name, number in self._queues.items() if number == queue_id), "")
+        rows = self.link.run(procedures.unserved_tasks(queue_id, self._names(queue), UNSERVED_AFTER))
+        found = {name for name, _, _ in rows}
+        if not found <= self._unserved.get(queue_id, set()):  # said once, until there are others
+            logger.warning(
+                'queue "%s": due for over %.0f s, and of names this worker does not serve: %s.'
+                " Start a worker that registers them, or cancel them",
+                queue,
+                UNSERVED_AFTER,
+                ", ".join(f'"{name}" ({count}{"+" if more else ""})' for name, count, more in rows),
+            )
+            signal("tasks.unserved", queue=queue, names=sorted(found))
+        self._unserved[queue_id] = found

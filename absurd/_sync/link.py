@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 
@@ -18,6 +18,18 @@ from absurd.telemetry import logger, signal
 T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
 
+#: A server that vanished without a word must be noticed in less than a minute; what the user's string says wins.
+WATCHFUL = {
+    "connect_timeout": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30000,
+}
+
+#: the server goes down, comes up, or (25006) has become a standby: another connection may find a better one
+_GONE = ("57P", "08", "25006")
+
 
 class LinkClosed(Exception):
     """The worker stopped while the database was away."""
@@ -26,36 +38,56 @@ class LinkClosed(Exception):
 class Link:
     """One autocommit connection. `run` returns when the database has answered, however long that takes."""
 
+    #: whether a pooler stands between: then no backend is ours for long, and neither are LISTEN and prepared statements
+    pooled = False
+
     def __init__(self, conninfo: str, what: str, closed: _compat.Event) -> None:
-        self._conninfo = conninfo
+        self._conninfo = watchful(conninfo)
         self._what = what
         self._closed = closed
         self._conn: _compat.Connection | None = None
         self._up = True
+        self._ended = False
+        self._failures = 0
 
     def connection(self) -> _compat.Connection:
         """The connection, made anew when it is gone. Raises LinkClosed once the worker has given up."""
-        pause = FIRST_PAUSE
         while self._conn is None or self._conn.closed:
+            if self._closed.wait(self._pause()) or self._ended:
+                raise LinkClosed(f"the worker gave up the connection of the {self._what}")
             try:
-                self._conn = connect(self._conninfo)
-            except ConnectionLost as error:
+                conn = connect(self._conninfo)
+                self._prepare(conn)
+            except (ConnectionLost, psycopg.OperationalError) as error:
                 self._lost(error)
-                if self._closed.wait(pause * (0.5 + random.random() / 2)):
-                    raise LinkClosed(str(error)) from error
-                pause = min(pause * 2, LONGEST_PAUSE)
                 continue
-            self.prepared(self._conn)
-            if not self._up:
-                self._up = True
-                logger.warning("database connection of the %s restored", self._what)
-                signal("connection.restored", what=self._what)
+            self._conn = conn
         return self._conn
+
+    def _prepare(self, conn: _compat.Connection) -> None:
+        try:
+            cursor = conn.execute("select pg_catalog.pg_backend_pid()")
+            row = cursor.fetchone()
+            # a pooler makes up the number it greets its clients with
+            self.pooled = row is not None and row[0] != conn.info.backend_pid
+            if self.pooled:
+                conn.prepare_threshold = None
+            self.prepared(conn)
+        except BaseException:
+            conn.close()
+            raise
 
     def prepared(self, conn: _compat.Connection) -> None:
         """Called with each new connection."""
 
-    def run(self, call: Call[T], *, prepare: bool | None = None, repeated: Callable[[], Call[T]] | None = None) -> T:
+    def run(
+        self,
+        call: Call[T],
+        *,
+        prepare: bool | None = None,
+        repeated: Callable[[], Call[T]] | None = None,
+        loads: Callable[[str | bytes], Any] | None = None,
+    ) -> T:
         """Execute a repeatable call, on a new connection as often as the old one breaks.
 
         `repeated` makes the call to send when a reply was lost. Errors that are not about the connection are raised.
@@ -63,21 +95,42 @@ class Link:
         while True:
             conn = self.connection()
             try:
-                return execute(conn, call, prepare=prepare)
-            except psycopg.OperationalError as error:
+                answer = execute(conn, call, prepare=False if self.pooled else prepare, loads=loads)
+            except psycopg.Error as error:
                 if not self.broken(error):
                     raise
                 call = repeated() if repeated else call
+            else:
+                self._answered()
+                return answer
 
-    def broken(self, error: psycopg.OperationalError) -> bool:
-        """Whether the connection is gone; notes it."""
+    def broken(self, error: psycopg.Error) -> bool:
+        """Whether the connection is gone, or no good any more; notes it."""
         conn = self._conn
-        if conn is not None and not conn.closed and not (error.sqlstate or "").startswith(("57P", "08")):
+        if conn is not None and not conn.closed and not (error.sqlstate or "").startswith(_GONE):
             return False
+        if conn is not None:
+            conn.close()
         self._lost(error)
         return True
 
+    def _pause(self) -> float:
+        """Seconds before the next attempt: none after the first failure, then doubling; a server that accepts connections
+        and answers nothing counts as failing."""
+        if self._failures < 2:
+            return 0.0
+        longest = min(FIRST_PAUSE * 2.0 ** min(self._failures - 2, 16), LONGEST_PAUSE)
+        return longest * (0.5 + random.random() / 2)
+
+    def _answered(self) -> None:
+        self._failures = 0
+        if not self._up:
+            self._up = True
+            logger.warning("database connection of the %s restored", self._what)
+            signal("connection.restored", what=self._what)
+
     def _lost(self, error: BaseException) -> None:
+        self._failures += 1
         if self._up:
             self._up = False
             first = str(error).strip().partition("\n")[0]
@@ -85,6 +138,15 @@ class Link:
             signal("connection.lost", what=self._what, error=first)
 
     def close(self) -> None:
-        """Close it, if it is open."""
+        """Close it, if it is open; whoever still uses it gets LinkClosed."""
+        self._ended = True
         if self._conn is not None:
             self._conn.close()
+
+
+def watchful(conninfo: str) -> str:
+    """The connection string with WATCHFUL's defaults where it says nothing itself."""
+    given = psycopg.conninfo.conninfo_to_dict(conninfo)
+    return psycopg.conninfo.make_conninfo(
+        conninfo, **{key: value for key, value in WATCHFUL.items() if key not in given}
+    )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import socket
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 PREFETCH_SECONDS = 0.1
 MOST_PREFETCHED = 500
 DRAIN_SECONDS = 5.0
+STUCK_SECONDS = 1.0
+CLAIM_SECONDS, STOP_SECONDS, CLOSE_SECONDS = 1.0, 0.5, 1.0
 
 
 def default_worker_id() -> str:
@@ -74,7 +77,9 @@ class Worker:
         self._drain_timeout = drain_timeout
         self._handle_signals = handle_signals
         self._stopping = _compat.Event()
-        self._given_up = _compat.Event()
+        self._feed_given_up = _compat.Event()
+        self._write_given_up = _compat.Event()
+        self._failure: BaseException | None = None
         self._leases = Leases()
         self._ready: _compat.Ready[Claim] = _compat.Ready(0)
         self._handler_seconds: float | None = None
@@ -91,12 +96,34 @@ class Worker:
 
     def run(self) -> None:
         """Work until stopped: then finish or hand back what is under way, and return."""
-        conninfo = self._client._session.conninfo()
-        queues = self._resolve()
-        claim_link = ClaimLink(conninfo, "claimer", self._given_up)
-        keeper_link = Link(conninfo, "lease keeper", self._given_up)
-        self._claimer = Claimer(
-            claim_link,
+        with _compat.on_signals(self._on_signal) if self._handle_signals else contextlib.nullcontext():
+            conninfo = self._client._session.conninfo()
+            queues = self._resolve()
+            self._claimer = self._make_claimer(conninfo, queues)
+            committer = Committer(Link(conninfo, "committer", self._write_given_up), self._claimer.waker.wake)
+            kept = _compat.Event()
+            keeper = self._make_keeper(conninfo, queues, kept)
+            writing, feeding, slots = (_compat.Group(self._part_failed) for _ in range(3))
+            writing.start(committer.run, name="committer")
+            writing.start(keeper.run, name="keeper")
+            feeding.start(self._feed, self._claimer, name="claimer")
+            feeding.start(self._unblock, committer, name="unblock")
+            for number in range(self._concurrency):
+                slots.start(self._slot, committer, name=f"slot-{number}")
+            signal("worker.started", worker_id=self.worker_id, queues=self._queue_names)
+            try:
+                self._stopping.wait()
+            finally:
+                self._drain(committer, slots, feeding)
+                kept.set()
+                committer.close()
+                self._close(writing, (committer.link, self._claimer.link, keeper.link))
+        if self._failure is not None:
+            raise self._failure
+
+    def _make_claimer(self, conninfo: str, queues: dict[str, int]) -> Claimer:
+        return Claimer(
+            ClaimLink(conninfo, "claimer", self._feed_given_up),
             self._ready,
             self._stopping,
             worker_id=self.worker_id,
@@ -107,39 +134,35 @@ class Worker:
             poll_interval=self._poll_interval,
             register=self._hold,
         )
-        committer = Committer(Link(conninfo, "committer", self._given_up), self._claimer.waker.wake)
-        kept = _compat.Event()
-        keeper = Keeper(
-            keeper_link, self._leases, kept, lease=self._lease, queues=queues, housekeeping=self._housekeeping
-        )
-        writing, feeding, slots = _compat.Group(), _compat.Group(), _compat.Group()
-        writing.start(committer.run, name="committer")
-        writing.start(keeper.run, name="keeper")
-        feeding.start(self._feed, self._claimer, name="claimer")
-        for number in range(self._concurrency):
-            slots.start(self._slot, committer, name=f"slot-{number}")
-        signal("worker.started", worker_id=self.worker_id, queues=self._queue_names)
-        try:
-            self._serve()
-        finally:
-            self._drain(committer, slots, feeding)
-            kept.set()
-            committer.close()
-            if not writing.join(self._drain_timeout + 1.0):
-                self._given_up.set()
-                if not writing.join(1.0):
-                    writing.abandon()
-            for link in (committer._link, claim_link, keeper_link):
-                link.close()
-            self._claimer.waker.close()
-            signal("worker.stopped", worker_id=self.worker_id)
 
-    def _serve(self) -> None:
-        if not self._handle_signals:
-            self._stopping.wait()
-            return
-        with _compat.on_signals(self._on_signal):
-            self._stopping.wait()
+    def _make_keeper(self, conninfo: str, queues: dict[str, int], kept: _compat.Event) -> Keeper:
+        return Keeper(
+            Link(conninfo, "lease keeper", self._write_given_up),
+            self._leases,
+            kept,
+            lease=self._lease,
+            queues=queues,
+            names=self._client._registry.names,
+            housekeeping=self._housekeeping,
+        )
+
+    def _close(self, writing: _compat.Group, links: Sequence[Link]) -> None:
+        if not writing.join(self._drain_timeout + CLOSE_SECONDS):
+            self._write_given_up.set()
+            if not writing.join(CLOSE_SECONDS):
+                writing.abandon()
+        for link in links:
+            link.close()
+        if self._claimer is not None:
+            self._claimer.waker.close()
+        signal("worker.stopped", worker_id=self.worker_id)
+
+    def _part_failed(self, error: BaseException) -> None:
+        """A worker without its committer, or its claimer, would hold tasks for ever: better none."""
+        logger.error("a part of the worker failed; the worker stops", exc_info=error)
+        if self._failure is None:
+            self._failure = error
+        self.stop("failure")
 
     def _on_signal(self, number: int) -> None:
         self._signals += 1
@@ -162,6 +185,20 @@ class Worker:
         except LinkClosed:
             return
 
+    def _unblock(self, committer: Committer) -> None:
+        """What was claimed ahead while handlers were short, and waits now behind long ones, goes to other workers."""
+        taken = self._ready.taken
+        while not self._stopping.wait(STUCK_SECONDS):
+            if len(self._ready) and taken == self._ready.taken:
+                self._ready.capacity = 0
+                self._hand_back(committer)
+            taken = self._ready.taken
+
+    def _hand_back(self, committer: Committer) -> None:
+        for claim in self._ready.take_back():
+            if self._leases.take(claim):
+                committer.finish(release(claim))
+
     def _hold(self, claims: Sequence[Claim]) -> None:
         for claim in claims:
             self._leases.add(claim)
@@ -170,29 +207,31 @@ class Worker:
         pause = _compat.Pause()
         while (claim := self._ready.get()) is not None:
             held = self._leases.get(claim)
+            row: batch.Write | None = None
             if held is not None and held.running.reason is None:
-                self._run_one(committer, held)
+                row = self._run_one(committer, held)
             elif held is not None and isinstance(held.running.reason, Released):
-                committer.finish(release(claim))
-            self._leases.drop(claim)
+                row = release(claim)
+            if self._leases.take(claim) and row is not None:
+                committer.finish(row)
             pause()
 
-    def _run_one(self, committer: Committer, held: Held) -> None:
+    def _run_one(self, committer: Committer, held: Held) -> batch.Write | None:
         claim = held.claim
         ids = {"task_name": claim.task_name, "task_id": claim.task_id, "run_id": claim.run_id, "attempt": claim.attempt}
         signal("run.started", **ids)
         started = time.monotonic()
         try:
             ended = execute(self._client, claim, committer, held.running, self._lease)
-        except Exception as error:  # not the handler's: ours
+        except _compat.Cancelled:
+            raise
+        except BaseException as error:  # an exception that cannot even be written down
             logger.exception("running task %s failed inside the engine", claim.task_id)
-            ended = outcome.failed(error)
+            ended = outcome.failed(RuntimeError(f"{type(error).__name__} could not be recorded"))
         self._learn(time.monotonic() - started)
         report(claim, ended)
-        row = settle(claim, ended)
-        if row is not None:
-            committer.finish(row)
         signal("run.ended", outcome=ended.kind, **ids)
+        return settle(claim, ended)
 
     def _learn(self, seconds: float) -> None:
         """Claim ahead what the slots finish in about 100 ms, and nothing for slower handlers."""
@@ -208,19 +247,30 @@ class Worker:
         """Hand back what no slot has begun; let running handlers end, or stop at their next step, or be stopped."""
         self.stop()
         for claim in self._ready.close():
-            self._leases.drop(claim)
-            committer.finish(release(claim))
-        feeding.join(1.0)
+            if self._leases.take(claim):
+                committer.finish(release(claim))
         for held in self._leases.all():
             held.running.interrupt(Released())
+        fed = feeding.join(CLAIM_SECONDS)
+        self._hand_back(committer)  # claimed while we closed
         if not slots.join(self._drain_timeout):
-            left = self._leases.all()
-            logger.warning("%s running tasks did not end in time and are handed back", len(left))
-            for held in left:
-                held.running.stop(Released())
+            self._stop_handlers(committer, slots)
+        if not fed:
+            self._feed_given_up.set()
+            if not feeding.join(CLOSE_SECONDS):
+                feeding.abandon()
+            self._hand_back(committer)
+
+    def _stop_handlers(self, committer: Committer, slots: _compat.Group) -> None:
+        left = self._leases.all()
+        logger.warning("%s running tasks did not end in time and are handed back", len(left))
+        for held in left:
+            held.running.stop(Released())
+        if not slots.join(STOP_SECONDS):
+            slots.abandon()
+        for held in self._leases.all():
+            if self._leases.take(held.claim):
                 committer.finish(release(held.claim))
-            if not slots.join(0.5):
-                slots.abandon()
 
 
 def settle(claim: Claim, ended: Outcome) -> batch.Write | None:

@@ -202,7 +202,7 @@ $$;
 -- Purpose: claim for a worker. Besides the task: claim_no (the fence), enqueue and claim time, checkpoints as one object and
 -- the names of waits that timed out (none read for fresh tasks). Order of the answer: as claimed, by priority, then due time.
 -- Nothing claimed: one row of nulls (but claimed_at) with next_due_in (seconds until something is due, null: nothing scheduled) and the
--- snapshot's horizons (see 35_wake). p_repeat: the previous call with p_token lost its reply; its rows, if any, are
+-- horizons of a snapshot taken before the claim looked (see 35_wake): what had ended by then, the claim has seen. p_repeat: the previous call with p_token lost its reply; its rows, if any, are
 -- handed out again, and nothing else.
 create or replace function absurd.claim_tasks(
     p_queue_id integer, p_worker_id text, p_lease double precision, p_qty integer,
@@ -218,6 +218,7 @@ as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := absurd.current_time();
+  v_before pg_snapshot := pg_current_snapshot();
   v_next timestamptz;
   c record;
 begin
@@ -251,7 +252,7 @@ begin
     return query select null::uuid, null::integer, null::integer, null::text, null::jsonb, null::jsonb, null::jsonb,
       null::integer, null::timestamptz, v_now, null::text, null::jsonb, null::text[],
       case when isfinite(v_next) then greatest(extract(epoch from v_next - v_now), 0)::double precision end,
-      pg_snapshot_xmin(pg_current_snapshot())::text::bigint, pg_snapshot_xmax(pg_current_snapshot())::text::bigint;
+      pg_snapshot_xmin(v_before)::text::bigint, pg_snapshot_xmax(v_before)::text::bigint;
   end if;
 end
 $$;
@@ -282,5 +283,39 @@ begin
         where x.queue_id = v_queue_id and x.task_id = l.task_id and x.status = 'committed') k
      where l.queue_id = v_queue_id and l.task_id = absurd.task_id_of(p_run_id)
        and l.attempt = absurd.attempt_of(p_run_id) and l.state = 'r';
+end
+$$;
+
+-- Purpose: what is due for p_overdue seconds or more under names that are not p_names: (name, how many, whether there may be
+-- more). Looks at the oldest 100 of each priority class, so a long backlog costs no more than a short one.
+create or replace function absurd.unserved_tasks(p_queue_id integer, p_names text[], p_overdue double precision)
+  returns table (task_name text, tasks bigint, more boolean)
+  language plpgsql stable security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_before timestamptz := absurd.later(absurd.current_time(), -p_overdue);
+  v_rank smallint;
+  v_seen text[];
+  v_names text[];
+  v_more boolean := false;
+begin
+  loop
+    select l.rank into v_rank from absurd.live l
+     where l.queue_id = p_queue_id and l.state in ('p', 's') and l.due_at is not null and l.rank > coalesce(v_rank, -32768)
+     order by l.rank limit 1;
+    exit when not found;
+    select array_agg(o.task_name) into v_seen
+      from (select l.task_name from absurd.live l
+             where l.queue_id = p_queue_id and l.rank = v_rank and l.state in ('p', 's') and l.due_at <= v_before
+             order by l.due_at, l.task_id limit 100) o;
+    v_more := v_more or cardinality(v_seen) = 100;
+    v_names := v_names || v_seen;
+  end loop;
+  return query
+    select u.name, count(*), v_more from unnest(v_names) u(name)
+     where u.name <> all(coalesce(p_names, '{}')) group by u.name order by u.name;
 end
 $$;
