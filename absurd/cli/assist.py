@@ -48,7 +48,7 @@ def install_skill(directory: Path, force: bool) -> int:
     \b
     Examples:
       absurdctl install-skill
-      absurdctl install-skill ~/.claude/skills --force
+      absurdctl install-skill docs/skills --force
     """
     file = directory / "absurd" / "SKILL.md"
     if file.exists() and not force:
