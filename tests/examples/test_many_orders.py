@@ -129,16 +129,18 @@ def test_a_hundred_orders_survive_forty_kills(
     shipped = order.effects(conn, "order shipped")
     hits = {tasks[task]: number for task, number in killer.hits.items()}
     repeated = sum(shipped.values()) - len(ORDERS)
+    reserved = order.effects(conn, "inventory reserved")
     with capsys.disabled():
+        print(f"\n100 orders, {WORKERS} workers, {time.monotonic() - began:.1f} s")
+        print(f"kills: {killer.kills.total()}, inside a step: {killer.kills['inside']}")
+        print(f"inventory reserved: {sum(reserved.values())} times (a transaction step)")
         print(
-            f"\n100 orders, {WORKERS} workers, {time.monotonic() - began:.1f} s: {killer.kills.total()} kills, "
-            f"{killer.kills['inside']} inside a step; inventory reserved {sum(order.effects(conn, 'inventory reserved').values())} "
-            f"times, shipped {sum(shipped.values())} times ({repeated} duplicates, {sum(hits.values())} shipping steps hit)"
+            f"shipped: {sum(shipped.values())} times, duplicates: {repeated}, shipping steps hit: {sum(hits.values())}"
         )
     assert killer.kills.total() >= 40
     assert killer.kills["inside"] >= 15
     assert {name: one and one.result for name, one in states.items()} == {name: order.result(name) for name in ORDERS}
-    assert order.effects(conn, "inventory reserved") == dict.fromkeys(ORDERS, 1)
+    assert reserved == dict.fromkeys(ORDERS, 1)
     assert set(shipped) == set(ORDERS)
     assert {name: count for name, count in shipped.items() if count > 1 + hits.get(name, 0)} == {}
     assert repeated > 0, "no kill fell between the effect of a plain step and its checkpoint: the test proves little"
