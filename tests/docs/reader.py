@@ -123,7 +123,7 @@ class Reader:
             if match[2] == "\\gset":
                 assert cursor.description is not None
                 self._variables.update(
-                    {column.name: str(value) for column, value in zip(cursor.description, rows[-1], strict=True)}
+                    {column.name: _shown(value) for column, value in zip(cursor.description, rows[-1], strict=True)}
                 )
             said = " | ".join(_shown(value) for value in rows[-1]) if rows else "(no rows)"
             compare(block, re.findall(r"-- => (.*)", match[3]), said)
