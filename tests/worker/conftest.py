@@ -52,6 +52,11 @@ class Queue:
             f'select attempt, state from absurd."r_{self.name}" where task_id = %s order by attempt', (task_id,)
         ).fetchall()
 
+    def reconnect(self, url: str) -> None:
+        """After the server went away."""
+        self.conn.close()
+        self.conn = psycopg.connect(url, autocommit=True, connect_timeout=10)
+
     def check(self) -> None:
         """The engine's own check of what must always hold: at the end of every test."""
         assert self.conn.execute("select * from absurd.check_invariants()").fetchall() == []
