@@ -149,9 +149,9 @@ begin
   if p_task_ids is not null then
     perform absurd.check_client_id(i) from unnest(p_task_ids) i where i is not null;
   end if;
-  select array_agg(coalesce(u.id, absurd.mint_id(v_now, v_base, o)) order by o) into v_ids
-    from generate_series(1, v_count) with ordinality g(n, o)
-    left join unnest(p_task_ids) with ordinality u(id, o) using (o);
+  select array_agg(coalesce(u.id, absurd.mint_id(v_now, v_base, u.o)) order by u.o) into v_ids
+    from unnest(p_task_names, p_task_ids) with ordinality u(task_name, id, o)
+   where u.o <= v_count;
 
   if p_keys is not null then
     -- a key is taken by whoever inserts it first; the loser's row spawns nothing and answers with the winner

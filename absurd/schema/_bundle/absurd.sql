@@ -1165,9 +1165,9 @@ begin
   if p_task_ids is not null then
     perform absurd.check_client_id(i) from unnest(p_task_ids) i where i is not null;
   end if;
-  select array_agg(coalesce(u.id, absurd.mint_id(v_now, v_base, o)) order by o) into v_ids
-    from generate_series(1, v_count) with ordinality g(n, o)
-    left join unnest(p_task_ids) with ordinality u(id, o) using (o);
+  select array_agg(coalesce(u.id, absurd.mint_id(v_now, v_base, u.o)) order by u.o) into v_ids
+    from unnest(p_task_names, p_task_ids) with ordinality u(task_name, id, o)
+   where u.o <= v_count;
 
   if p_keys is not null then
     -- a key is taken by whoever inserts it first; the loser's row spawns nothing and answers with the winner
@@ -2154,7 +2154,7 @@ begin
       from (select l.task_name from absurd.live l
              where l.queue_id = p_queue_id and l.rank = v_rank and l.state in ('p', 's') and l.due_at <= v_before
              order by l.due_at, l.task_id limit 100) o;
-    v_more := v_more or cardinality(v_seen) = 100;
+    v_more := v_more or coalesce(cardinality(v_seen), 0) = 100;  -- a class may have nothing overdue
     v_names := v_names || v_seen;
   end loop;
   return query
