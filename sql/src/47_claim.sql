@@ -311,7 +311,7 @@ begin
       from (select l.task_name from absurd.live l
              where l.queue_id = p_queue_id and l.rank = v_rank and l.state in ('p', 's') and l.due_at <= v_before
              order by l.due_at, l.task_id limit 100) o;
-    v_more := v_more or cardinality(v_seen) = 100;
+    v_more := v_more or coalesce(cardinality(v_seen), 0) = 100;  -- a class may have nothing overdue
     v_names := v_names || v_seen;
   end loop;
   return query

@@ -66,3 +66,28 @@ def test_a_worker_that_is_busy_again_is_not_told(q: Queue, connect: Connect) -> 
     q.conn.execute("notify w1, 'the end'")
     notes = [(n.channel, n.payload) for n in listener.notifies(timeout=10, stop_after=2)]
     assert notes == [("w2", str(q.id)), ("w1", "the end")]
+
+
+def test_tasks_that_nobody_takes_are_counted_by_name_once_they_are_overdue(noon: Queue, clock: Clock) -> None:
+    question = "select * from absurd.unserved_tasks(%s, %s, 60)"
+    for name, options in (("a", {}), ("a", {}), ("b", {"priority": 5}), ("mine", {}), ("late", {"delay_seconds": 30})):
+        noon.spawn(name, None, **options)
+    clock.set(noon.conn, after(59.999999))
+    assert noon.rows(question, (noon.id, ["mine"])) == []
+    clock.set(noon.conn, after(60))
+    noon.spawn("not due", priority=-7)
+    found = [{"task_name": "a", "tasks": 2, "more": False}, {"task_name": "b", "tasks": 1, "more": False}]
+    assert noon.rows(question, (noon.id, ["mine"])) == noon.rows(question, (noon.id, ["mine"])) == found
+    assert len(noon.rows(question, (noon.id, None))) == 3
+    assert noon.rows(question, (-1, None)) == []
+
+
+def test_a_long_backlog_that_nobody_takes_is_not_counted_to_its_end(
+    noon: Queue, clock: Clock, connect: Connect
+) -> None:
+    noon.spawns(["a"] * 150)
+    holder = connect(autocommit=False)
+    holder.execute("select 1 from absurd.live for update")
+    clock.set(noon.conn, after(60))
+    rows = noon.rows("select * from absurd.unserved_tasks(%s, '{}', 60)", (noon.id,))
+    assert rows == [{"task_name": "a", "tasks": 100, "more": True}]
