@@ -7,12 +7,15 @@ A way that does not apply is a line that begins with a dash and says why.
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from absurd import schema
+from absurd.errors import RULES
 from tests.fixtures.postgres import Connection
 
 TESTS = Path(__file__).parents[1]
@@ -320,6 +323,12 @@ COVERAGE = {
         "sql/watch::test_a_watcher_is_told_when_the_task_ends",
         "sql/watch::test_watching_waits_for_the_end_that_is_under_way",
     ),
+    "unserved_tasks": Covered(
+        "sql/watch::test_tasks_that_nobody_takes_are_counted_by_name_once_they_are_overdue",
+        "- none: an unknown queue id has no tasks",
+        "sql/watch::test_tasks_that_nobody_takes_are_counted_by_name_once_they_are_overdue",
+        "sql/watch::test_a_long_backlog_that_nobody_takes_is_not_counted_to_its_end",
+    ),
     "check_invariants": Covered(
         "sql/invariants::test_each_rule_fires_on_a_violation_made_by_hand",
         "sql/invariants::test_the_check_keeps_to_the_queue_it_was_asked_for",
@@ -392,6 +401,21 @@ def test_names(file: str) -> frozenset[str]:
 
 
 test_names.__test__ = False  # type: ignore[attr-defined]
+
+
+ROOT = TESTS.parent
+#: Never leaves the engine: the inner block that raises it also catches it.
+CAUGHT_INSIDE = {"AB099"}
+
+
+def test_the_page_of_errors_has_every_sqlstate_the_engine_raises_and_every_class() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text()
+    documented = set(re.findall(r"`([0-9A-Z]{5})`", page))
+    raised = set(re.findall(r"errcode = '(\w{5})'", schema.sql()))
+    assert {"AB001", "AB002", "AB003", "AB004", "AB005", "42P01", "22023", "40001", "0A000"} <= raised
+    assert raised - CAUGHT_INSIDE - documented == set()
+    named = {rule.error.__name__ for rule in RULES if rule.sqlstate[:2] in ("AB", "42", "22", "0A", "P0")}
+    assert named - {"SchemaMissing"} <= set(re.findall(r"`(\w+)` \|\n", page + "\n"))
 
 
 def functions(conn: Connection) -> set[str]:
