@@ -39,6 +39,18 @@ def validated(value: Any, declared: Any, what: str) -> Any:
         raise ValidationFailed(f"{what} does not match {_type_name(declared)}: {places}") from error
 
 
+def _check_type(declared: Any, what: str) -> None:
+    """Refuse a type that no value could ever be held against, when it is declared rather than at the first value."""
+    if declared is None:
+        return
+    try:
+        adapter(declared)
+    except pydantic.PydanticUndefinedAnnotation:
+        return  # names a class that is defined further down
+    except pydantic.PydanticUserError as error:
+        raise ConfigError(f"{what} cannot be of type {_type_name(declared)}: {error.message}") from error
+
+
 def _type_name(declared: Any) -> str:
     return getattr(declared, "__name__", None) or str(declared)
 
@@ -74,10 +86,15 @@ def declared_params(handler: Callable[..., Any]) -> Any:
         return None
     declared = hints.get(first) if first else None
     if isinstance(declared, type) and (
-        issubclass(declared, pydantic.BaseModel) or dataclasses.is_dataclass(declared) or typing.is_typeddict(declared)
+        issubclass(declared, pydantic.BaseModel) or dataclasses.is_dataclass(declared) or _is_typed_dict(declared)
     ):
         return declared
     return None
+
+
+def _is_typed_dict(declared: type) -> bool:
+    """Of typing or of typing_extensions: before Python 3.12 pydantic takes only the latter, and typing knows only its own."""
+    return issubclass(declared, dict) and hasattr(declared, "__required_keys__")
 
 
 class Registry:
@@ -104,6 +121,9 @@ class Registry:
             raise ConfigError("a task needs a name")
         if default_max_attempts is not None and default_max_attempts < 1:
             raise ConfigError(f'task "{name}": default_max_attempts must be >= 1')
+        params = params if params is not None else declared_params(handler)
+        _check_type(params, f'params of task "{name}"')
+        _check_type(result, f'the result of task "{name}"')
         self._tasks[name] = RegisteredTask(
             name,
             handler,
@@ -111,7 +131,7 @@ class Registry:
             default_max_attempts,
             default_cancellation,
             default_retry_strategy,
-            params if params is not None else declared_params(handler),
+            params,
             result,
         )
 
