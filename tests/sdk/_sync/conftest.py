@@ -95,6 +95,13 @@ class Driver:
         assert snapshot.state == "failed", snapshot.result
         return snapshot.failure
 
+    def once(self, spawned: Any, outcome: str) -> None:
+        """Run the task's handler once; `outcome` is what the handler came to, as the worker sees it."""
+        if self._signals is None:
+            self._app.work_batch("batch", LEASE)
+        else:
+            self._signals.until("run.ended", task_id=spawned["task_id"], outcome=outcome)
+
     def rest(self, spawned: Any, times: int = 1) -> None:
         """Work until the task has gone to sleep `times` times."""
         if self._signals is not None:
