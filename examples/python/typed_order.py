@@ -1,6 +1,5 @@
 """The same ideas with types: models go in and come out, on the first run and on every later one.
 
-    absurdctl init                  # once, for a database without the schema
     python typed_order.py
 
 `mypy --strict` knows that `stock` is a Reservation and `payment` a Payment; at run time pydantic holds params, step
@@ -13,9 +12,10 @@ import os
 import uuid
 from decimal import Decimal
 
+import psycopg
 from pydantic import BaseModel
 
-from absurd import Absurd, TaskContext, ValidationFailed
+from absurd import Absurd, TaskContext, ValidationFailed, embedded, schema
 
 DATABASE_URL = os.environ.get("ABSURD_DATABASE_URL") or "postgresql://absurd:absurd@localhost:5432/absurd"
 
@@ -65,9 +65,18 @@ def reserve(items: list[str]) -> Reservation:
     return Reservation(items=items, warehouse="US-EAST-1")
 
 
+def prepare() -> None:
+    """Schema and queue, where they are absent."""
+    url = embedded.resolve(DATABASE_URL) if embedded.is_embedded_url(DATABASE_URL) else DATABASE_URL
+    with psycopg.connect(url) as conn:
+        if schema.installed_version(conn) is None:
+            schema.install(conn)
+    app.create_queue()
+
+
 def main() -> None:
     """One order from spawn to receipt, and one that is refused."""
-    app.create_queue()
+    prepare()
     order_id = f"order-{uuid.uuid4().hex[:8]}"
     try:
         app.spawn("typed-order", {"order_id": order_id, "items": "widget-A"})

@@ -154,6 +154,6 @@ def left_behind(conn: Connection) -> list[object]:
     question = (
         "select task_id, array_agg(split_part(name, ':order-', 1) order by name) from absurd.checkpoints group by 1"
     )
-    per_task = dict(conn.execute(question).fetchall())
+    per_task: dict[object, list[str]] = dict(conn.execute(question).fetchall())
     wrong = [(task, names) for task, names in per_task.items() if sorted(names) != sorted(STEPS)]
     return [*rows, *wrong, *([] if len(per_task) == len(ORDERS) else [f"{len(per_task)} tasks have checkpoints"])]

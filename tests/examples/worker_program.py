@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import absurd
@@ -52,10 +53,10 @@ def _be_worker(request: dict[str, Any]) -> None:
     sys.path.insert(0, request["folder"])
     sys.argv = ["event_demo.py", *request["arguments"]]
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    import event_demo
+    import event_demo  # type: ignore[import-not-found]
 
     reporter = _Reporter(request["socket"])
-    real_ship = event_demo.ship_order
+    real_ship: Callable[[str], dict[str, Any]] = event_demo.ship_order
 
     def ship_order(order_id: str) -> dict[str, Any]:
         reporter.report("ship-order", "")
