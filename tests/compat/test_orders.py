@@ -123,16 +123,16 @@ def test_every_kind_of_step_keeps_its_value(client: StartClient, kind: str, conn
 
 
 def test_a_parent_waits_for_a_child_on_another_queue(client: StartClient, kind: str) -> None:
-    parents, children = client(kind, queue="parents"), client(kind, queue="children")
+    parents, children, caller = client(kind, "parents"), client(kind, "children"), client(kind, "parents")
     parents.call("create_queue")
     children.call("create_queue")
     child = children.call("spawn", task="steps", params={})
-    parent = parents.call("spawn", task="parent", params={"child": child["task_id"], "queue": "children"})
-    parents.post("work")
-    parents.wait_for("waiting for the child")
-    children.call("work")
-    parents.answer()
-    parents.call("work")  # the released SDKs kept a slot polling; ours suspended, and the child's end woke the parent
-    ended = parents.call("result", task_id=parent["task_id"])["result"]
-    assert ended["state"] == "completed"
-    assert ended["result"]["again"] == [0, 1, 2]
+    parent = caller.call("spawn", task="parent", params={"child": child["task_id"], "queue": "children"})
+    parents.post("start")
+    parents.wait_for("waiting for the child")  # the released SDKs keep a slot polling, ours suspends
+    children.post("start")
+    ended = caller.call("await_result", task_id=parent["task_id"], timeout=20)
+    assert ended["result"]["state"] == "completed"
+    assert ended["result"]["result"]["again"] == [0, 1, 2]
+    parents.stop()
+    children.stop()
