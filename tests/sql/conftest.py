@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +10,10 @@ import psycopg
 import pytest
 
 from tests.fixtures.clock import Clock
+from tests.fixtures.postgres import Connection, Databases
 from tests.sql.driver import NOON, Queue
 
+_numbers = itertools.count()
 _MARK = "expects_violations"
 
 
@@ -46,3 +49,23 @@ def noon(q: Queue, clock: Clock) -> Queue:
     """The queue, its connection's clock stopped at NOON."""
     clock.set(q.conn, NOON)
     return q
+
+
+@pytest.fixture(scope="module")
+def shared_conn(databases: Databases, schema_template: str) -> Iterator[Connection]:
+    """One database for all tests of a file that ask for `own_queue`; nothing in it may break a rule at the end."""
+    with databases.fresh(schema_template) as name, psycopg.connect(databases.url(name), autocommit=True) as opened:
+        yield opened
+        assert opened.execute("select * from absurd.check_invariants()").fetchall() == []
+
+
+@pytest.fixture
+def own_queue(shared_conn: Connection) -> Iterator[Queue]:
+    """A queue nobody else uses, in a database shared by the file: for long tables of short tests.
+
+    A database a test costs more than such a test. Whoever alters the schema or reads whole tables asks for `q`.
+    """
+    queue = Queue(shared_conn).named(f"q{next(_numbers)}")
+    yield queue
+    shared_conn.execute("set absurd.fake_now = default")
+    assert queue.violations() == []

@@ -136,7 +136,7 @@ def cleaned_up(q: Queue) -> Run:
 
 
 def of_another_queue(q: Queue) -> Run:
-    return _of(q.named("other").start())
+    return _of(q.named(f"not {q.name}").start())
 
 
 SITUATIONS: dict[str, Callable[[Queue], Run]] = {

@@ -77,7 +77,8 @@ LETTERS = {
 
 @pytest.mark.parametrize("situation", LETTERS)
 @pytest.mark.parametrize("verb", VERBS)
-def test_one_row_gets_its_letter_for_every_way_a_run_can_stand(q: Queue, situation: str, verb: str) -> None:
+def test_one_row_gets_its_letter_for_every_way_a_run_can_stand(own_queue: Queue, situation: str, verb: str) -> None:
+    q = own_queue
     run = SITUATIONS[situation](q)
     letter = dict(zip(VERBS, LETTERS[situation], strict=True))[verb]
     before = [q.view(prefix, "true order by 1, 2") for prefix in "trcw"]

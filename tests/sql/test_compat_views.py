@@ -46,7 +46,8 @@ def test_the_whole_life_of_a_task_stands_in_the_views(noon: Queue, clock: Clock)
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)
-def test_a_run_has_one_row_whatever_happens_to_it(q: Queue, situation: str) -> None:
+def test_a_run_has_one_row_whatever_happens_to_it(own_queue: Queue, situation: str) -> None:
+    q = own_queue
     SITUATIONS[situation](q)
     runs = q.view("r")
     assert len({r["run_id"] for r in runs}) == len(runs)

@@ -103,10 +103,10 @@ def test_every_rule_of_the_engine_is_broken_here() -> None:
 
 
 @pytest.mark.parametrize("situation", situations.SITUATIONS)
-def test_nothing_the_engine_makes_is_a_violation(q: Queue, situation: str) -> None:
-    situations.SITUATIONS[situation](q)
-    assert q.violations() == []
-    assert q.rows("select * from absurd.check_invariants()") == []
+def test_nothing_the_engine_makes_is_a_violation(own_queue: Queue, situation: str) -> None:
+    situations.SITUATIONS[situation](own_queue)
+    assert own_queue.violations() == []
+    assert own_queue.rows("select * from absurd.check_invariants()") == []
 
 
 @pytest.mark.expects_violations

@@ -86,10 +86,10 @@ VALIDATING = {
     ],
     ids=["null", "empty", "58 bytes", "58 bytes in 29 characters"],
 )
-def test_a_name_that_cannot_be_one_is_refused(conn, function: str, name: str | None, text: str) -> None:
+def test_a_name_that_cannot_be_one_is_refused(shared_conn, function: str, name: str | None, text: str) -> None:
     with refused("P0001", text):
-        conn.execute(VALIDATING[function], (name,))
-    assert queues(conn) == []
+        shared_conn.execute(VALIDATING[function], (name,))
+    assert name not in queues(shared_conn)
 
 
 def test_cleanup_of_all_queues_refuses_a_name_that_cannot_be_one(conn) -> None:
@@ -335,13 +335,16 @@ def test_no_policy_and_an_empty_one_change_nothing(q: Queue) -> None:
         ({"default_max_attempts": 0}, "P0001", "default_max_attempts must be >= 1"),
     ],
 )
-def test_a_policy_that_makes_no_sense_is_refused_as_a_whole(q: Queue, given: Any, sqlstate: str, text: str) -> None:
+def test_a_policy_that_makes_no_sense_is_refused_as_a_whole(
+    own_queue: Queue, given: Any, sqlstate: str, text: str
+) -> None:
+    q = own_queue
     with refused(sqlstate, text):
-        q.conn.execute("select absurd.set_queue_policy('q', %s)", (Jsonb(given),))
+        q.conn.execute("select absurd.set_queue_policy(%s, %s)", (q.name, Jsonb(given)))
     if isinstance(given, dict):
         with refused(sqlstate, text):
             q.policy(**{"cleanup_ttl": "1 hour"} | given)
-    assert policy(q) == DEFAULT_POLICY
+    assert policy(q) == DEFAULT_POLICY | {"queue_name": q.name}
 
 
 def test_the_policy_of_an_unknown_queue_cannot_be_set(q: Queue) -> None:
@@ -385,9 +388,9 @@ HOT_PATH = [
 
 
 @pytest.mark.parametrize("call", HOT_PATH)
-def test_an_unknown_queue_is_an_undefined_table_with_a_hint(conn, call: str) -> None:
+def test_an_unknown_queue_is_an_undefined_table_with_a_hint(shared_conn, call: str) -> None:
     with pytest.raises(psycopg.errors.UndefinedTable, match='Queue "q" does not exist') as caught:
-        conn.execute(f"select * from absurd.{call}")  # type: ignore[arg-type, unused-ignore]
+        shared_conn.execute(f"select * from absurd.{call}")  # type: ignore[arg-type, unused-ignore]
 
     assert caught.value.sqlstate == "42P01"
     assert "absurdctl create-queue 'q'" in (caught.value.diag.message_hint or "")

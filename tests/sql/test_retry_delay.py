@@ -39,8 +39,8 @@ def delay(conn, strategy: Any, attempt: int | None) -> float:
         ({"kind": "exponential", "base_seconds": 86400}, [86400, 86400, 86400, 86400]),
     ],
 )
-def test_the_delay_after_each_attempt(conn, strategy: Any, delays: list[float]) -> None:
-    assert [delay(conn, strategy, attempt) for attempt in (1, 2, 3, 4)] == delays
+def test_the_delay_after_each_attempt(shared_conn, strategy: Any, delays: list[float]) -> None:
+    assert [delay(shared_conn, strategy, attempt) for attempt in (1, 2, 3, 4)] == delays
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_the_delay_after_each_attempt(conn, strategy: Any, delays: list[float]) 
         ({"kind": "exponential", "factor": 1e300, "base_seconds": 0}, 0),
     ],
 )
-def test_a_power_beyond_all_numbers_is_the_cap_or_nothing(conn, strategy: Any, expected: float) -> None:
-    assert delay(conn, strategy, 65535) == expected
+def test_a_power_beyond_all_numbers_is_the_cap_or_nothing(shared_conn, strategy: Any, expected: float) -> None:
+    assert delay(shared_conn, strategy, 65535) == expected
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,8 @@ def test_a_power_beyond_all_numbers_is_the_cap_or_nothing(conn, strategy: Any, e
         ({"kind": "exponential", "factor": 10**400}, "holds something that is no number"),
     ],
 )
-def test_a_strategy_that_is_none_is_refused_here_and_at_spawn(q: Queue, strategy: Any, text: str) -> None:
+def test_a_strategy_that_is_none_is_refused_here_and_at_spawn(own_queue: Queue, strategy: Any, text: str) -> None:
+    q = own_queue
     with refused("AB003", text):
         delay(q.conn, strategy, 1)
     with refused("AB003", text):

@@ -121,8 +121,9 @@ def test_json_nulls_of_options_are_no_options(q: Queue) -> None:
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused_with_nothing_stored(
-    q: Queue, options: dict[str, Any], sqlstate: str, text: str
+    own_queue: Queue, options: dict[str, Any], sqlstate: str, text: str
 ) -> None:
+    q = own_queue
     with refused(sqlstate, text):
         q.spawn(idempotency_key="k", **options)
     assert q.view("t") == q.view("r") == []
@@ -210,8 +211,9 @@ def test_a_retry_keeps_the_priority_of_its_task(q: Queue) -> None:
     ],
 )
 def test_the_limit_is_the_calls_then_the_queues_then_the_callers_default(
-    q: Queue, queue_default: int | None, options: dict[str, Any], limit: int | None
+    own_queue: Queue, queue_default: int | None, options: dict[str, Any], limit: int | None
 ) -> None:
+    q = own_queue
     q.policy(default_max_attempts=queue_default)
     assert q.task(q.spawn(**options)["task_id"])["max_attempts"] == limit
 

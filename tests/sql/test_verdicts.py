@@ -25,9 +25,9 @@ VERBS: dict[str, Callable[[Queue, Run], object]] = {
 }
 
 OK = None
-NOT_RUNNING = ("P0001", 'Run "{run}" is not currently running in queue "q"')
-NOT_FOUND = ("P0001", 'Run "{run}" not found in queue "q"')
-CANNOT_FAIL = ("P0001", 'Run "{run}" cannot be failed in queue "q"')
+NOT_RUNNING = ("P0001", 'Run "{run}" is not currently running in queue "{queue}"')
+NOT_FOUND = ("P0001", 'Run "{run}" not found in queue "{queue}"')
+CANNOT_FAIL = ("P0001", 'Run "{run}" cannot be failed in queue "{queue}"')
 NO_OWNER = ("P0001", 'Run "{run}" not found for checkpoint')
 NO_AWAITER = ("P0001", 'Run "{run}" not found while awaiting event')
 MUST_RUN = ("P0001", 'Run "{run}" must be running to await events')
@@ -75,8 +75,9 @@ def test_the_table_knows_every_situation() -> None:
 
 @pytest.mark.parametrize(("situation", "verb", "verdict"), CASES)
 def test_a_verb_answers_for_every_way_a_run_can_stand(
-    q: Queue, situation: str, verb: str, verdict: tuple[str, str] | None
+    own_queue: Queue, situation: str, verb: str, verdict: tuple[str, str] | None
 ) -> None:
+    q = own_queue
     run = SITUATIONS[situation](q)
     before = everything(q)
     if verdict is OK:
@@ -84,6 +85,6 @@ def test_a_verb_answers_for_every_way_a_run_can_stand(
         assert everything(q) != before
         return
     sqlstate, text = verdict
-    with refused(sqlstate, text.format(run=run.run_id)):
+    with refused(sqlstate, text.format(run=run.run_id, queue=q.name)):
         VERBS[verb](q, run)
     assert everything(q) == before
