@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,14 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from absurd import Absurd
 from tests.examples.nursery import PYTHON, ROOT, SECONDS, Nursery
+from tests.examples.terminal import Terminal, environment
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def environment(url: str) -> dict[str, str]:
-    """The environment of an example program on a database."""
-    return {**os.environ, "ABSURD_DATABASE_URL": url, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+OpenTerminal = Callable[..., Terminal]
 
 
 @pytest.fixture
@@ -45,3 +42,25 @@ def nursery(database_url: str, session_folder: Path) -> Iterator[Nursery]:
         yield opened
     finally:
         opened.close()
+
+
+@pytest.fixture
+def terminal(database_url: str) -> Iterator[OpenTerminal]:
+    """Start `event_demo.py` workers with these arguments."""
+    opened: list[Terminal] = []
+
+    def start(*arguments: str) -> Terminal:
+        opened.append(Terminal(database_url, *arguments))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.kill()
+
+
+@pytest.fixture
+def app(database_url: str) -> Iterator[Absurd]:
+    """A client of the example's queue."""
+    with Absurd(database_url, queue_name="examples") as client:
+        client.create_queue()
+        yield client

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Worker:
         self.socket = connection
         self.pid = int(self._lines.readline())
         self.place: Place | None = None
+        self._free: threading.Thread | None = None
 
     def next(self) -> Place | None:
         """The next place; None when the process has ended."""
@@ -61,6 +63,18 @@ class Worker:
             self.go()
         raise AssertionError(f"the worker ended without printing {beginning!r}: {printed}")
 
+    def run_freely(self) -> None:
+        """Hold it nowhere from now on."""
+
+        def answer() -> None:
+            while self.next() is not None:
+                with contextlib.suppress(OSError):
+                    self.go()
+
+        self.socket.settimeout(None)
+        self._free = threading.Thread(target=answer, daemon=True)
+        self._free.start()
+
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
         os.kill(self.pid, signal.SIGKILL)
@@ -72,6 +86,8 @@ class Worker:
         self._bury()
 
     def _bury(self) -> None:
+        if self._free is not None:
+            self._free.join(SECONDS)
         with contextlib.suppress(ConnectionResetError):
             while self._lines.readline():  # what it said before; the end of the stream is its death
                 with contextlib.suppress(BrokenPipeError):

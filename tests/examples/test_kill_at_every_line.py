@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from absurd import Absurd
@@ -16,13 +14,6 @@ LINES = order.transcript(ORDER)
 # Index of the line after which the first worker dies -> index of the first line the second one prints. A line comes
 # again exactly when its worker died before the commit that follows it.
 RESUMES = {0: 0, 1: 0, 2: 2, 3: 3, 4: 3, 5: 5, 6: 6, 7: 6}
-
-
-@pytest.fixture
-def app(database_url: str) -> Iterator[Absurd]:
-    with Absurd(database_url, queue_name="examples") as client:
-        client.create_queue()
-        yield client
 
 
 @pytest.mark.parametrize("killed_after", RESUMES)
