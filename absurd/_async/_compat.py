@@ -29,6 +29,11 @@ Lock = asyncio.Lock
 Semaphore = asyncio.Semaphore
 
 
+def is_pool(source: Any) -> bool:
+    """Whether it is a pool of this world's connections."""
+    return isinstance(source, AsyncConnectionPool)
+
+
 def check_handler(name: str, handler: Any) -> None:
     """Refuse the wrong kind of handler at registration, not at the first task."""
     if not inspect.iscoroutinefunction(handler) and not inspect.iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004

@@ -18,7 +18,7 @@ from absurd._async import _compat
 from absurd._core import codec
 from absurd._db import packing
 from absurd._db.call import Call
-from absurd.errors import ConnectionLost, from_sqlstate
+from absurd.errors import ConfigError, ConnectionLost, from_sqlstate
 
 T = TypeVar("T")
 
@@ -34,9 +34,26 @@ def conninfo_of(url: str) -> str:
     """A libpq connection string: a URL or `key=value` list as it is, a bare word as a database name, `embedded:` started."""
     if embedded.is_embedded_url(url):
         return embedded.resolve(url)
+    if not _legible(url):
+        raise ConfigError(
+            "the database URL cannot be read (it is not shown, since it may hold a password)",
+            hint="postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %-escapes for @ : / ? # % in user and password",
+        )
     if "=" in url or "://" in url:
         return url
     return psycopg.conninfo.make_conninfo(dbname=url)
+
+
+def _legible(url: str) -> bool:
+    """Whether libpq takes it for what it was meant to be: its own complaints quote the text, password and all."""
+    if "=" not in url and "://" not in url:
+        return not set(url) & set(":/@")
+    try:
+        parts = psycopg.conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        return False
+    # an unescaped : / or @ in the password ends up in the port or in the host
+    return str(parts.get("port") or "0").replace(",", "").isdigit() and "@" not in str(parts.get("host") or "")
 
 
 def mint_task_id() -> uuid.UUID:
@@ -78,9 +95,14 @@ class Session:
             self._url = source or default_url()
         elif isinstance(source, psycopg.AsyncConnection):
             self._borrowed = source
-        else:
+        elif _compat.is_pool(source):
             self._pool = source
             self._opened = True
+        else:
+            raise ConfigError(
+                f"{type(source).__name__} is no URL, and no psycopg connection or pool of this client's kind: "
+                "Absurd takes plain ones, AsyncAbsurd those for asyncio"
+            )
 
     @property
     def borrowed(self) -> bool:
@@ -121,7 +143,10 @@ class Session:
             async with self.connection() as conn:
                 return await execute(conn, call)
         except psycopg.OperationalError as error:
-            if self.borrowed or not call.repeatable or error.sqlstate in ("40P01", "57014"):
+            if self.borrowed or error.sqlstate in ("40P01", "57014"):
+                raise_mapped(error)
+            await self._drop_broken()
+            if not call.repeatable:
                 raise_mapped(error)
         except psycopg.Error as error:
             raise_mapped(error)
@@ -136,6 +161,12 @@ class Session:
         if self._own_pool and self._pool is not None:
             pool, self._pool, self._own_pool, self._opened = self._pool, None, False, False
             await pool.close()
+
+    async def _drop_broken(self) -> None:
+        """A restart of the server breaks every connection of the pool: the repeat must not meet the next one."""
+        if self._pool is not None:
+            with contextlib.suppress(psycopg.Error):
+                await self._pool.check()
 
     async def _open(self) -> _compat.Pool:
         if not self._opened:

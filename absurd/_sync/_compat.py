@@ -33,6 +33,11 @@ class Cancelled(BaseException):
     """Never raised: threads cannot be cancelled. Its asyncio twin can."""
 
 
+def is_pool(source: Any) -> bool:
+    """Whether it is a pool of this world's connections."""
+    return isinstance(source, ConnectionPool)
+
+
 def check_handler(name: str, handler: Any) -> None:
     """Refuse the wrong kind of handler at registration, not at the first task."""
     if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004
