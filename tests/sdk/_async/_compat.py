@@ -7,9 +7,18 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from absurd import AsyncAbsurd, telemetry
+import psycopg
+
+from absurd import Absurd, AsyncAbsurd, telemetry
 
 DEADLINE = 20.0
+Plain = Absurd
+Awaited = AsyncAbsurd
+
+
+def foreign_connection() -> Any:
+    """A connection this world cannot use; it was never opened."""
+    return object.__new__(psycopg.Connection)
 
 
 class Signals:

@@ -8,9 +8,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from absurd import Absurd, telemetry
+import psycopg
+
+from absurd import Absurd, AsyncAbsurd, telemetry
 
 DEADLINE = 20.0
+Plain = Absurd
+Awaited = AsyncAbsurd
+
+
+def foreign_connection() -> Any:
+    """A connection this world cannot use; it was never opened."""
+    return object.__new__(psycopg.AsyncConnection)
 
 
 class Signals:
