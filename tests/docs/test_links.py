@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -57,7 +58,9 @@ def test_every_page_is_reached_from_the_readme() -> None:
             continue
         seen.add(page)
         todo += [
-            (page.parent / link.partition("#")[0]).resolve() for link in links(page) if not link.startswith(("http", "#"))
+            (page.parent / link.partition("#")[0]).resolve()
+            for link in links(page)
+            if not link.startswith(("http", "#"))
         ]
     lost = [name(page) for page in pages() if page not in seen and name(page) != "docs/README.md"]
     assert not lost, f"no page links to {lost}"
@@ -81,4 +84,4 @@ def test_a_picture_is_well_formed_says_what_it_shows_and_is_shown(image: Path) -
 
 def test_the_picture_of_the_states_has_every_state() -> None:
     drawn = {"".join(each.itertext()) for each in ElementTree.parse(ROOT / "docs/images/states.svg").iter()}
-    assert set(TaskState.__args__) <= drawn
+    assert set(get_args(TaskState)) <= drawn

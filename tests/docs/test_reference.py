@@ -67,7 +67,9 @@ def test_every_function_of_the_schema_is_described_with_its_signature_or_named_a
         if name in inside:
             continue
         for signature in found:
-            assert signature in written, f"docs/sql.md does not have, and `{name}` is not among the internal:\n{signature}"
+            assert signature in written, (
+                f"docs/sql.md does not have, and `{name}` is not among the internal:\n{signature}"
+            )
         assert re.search(rf"^### .*`{name}`", page("sql.md"), re.M), f"docs/sql.md has no heading for {name}"
 
 
@@ -101,16 +103,22 @@ def methods(kind: type) -> Iterator[tuple[str, str]]:
 
 def _bare(function: Callable[..., Any]) -> str:
     shown = inspect.signature(function)
-    kept = [each.replace(annotation=inspect.Parameter.empty) for each in shown.parameters.values() if each.name != "self"]
+    kept = [
+        each.replace(annotation=inspect.Parameter.empty) for each in shown.parameters.values() if each.name != "self"
+    ]
     return str(shown.replace(parameters=kept, return_annotation=inspect.Signature.empty))
 
 
-@pytest.mark.parametrize("kind", [absurd.Absurd, context.TaskContext, context.TransactionStep], ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "kind", [absurd.Absurd, context.TaskContext, context.TransactionStep], ids=lambda each: each.__name__
+)
 def test_every_public_method_is_described_with_its_signature(kind: type) -> None:
     text, written = page("sdk.md"), signatures("sdk.md")
     for name, signature in methods(kind):
         if "(" in signature:
-            assert signature in written, f"docs/sdk.md does not have the signature of {kind.__name__}.{name}:\n{signature}"
+            assert signature in written, (
+                f"docs/sdk.md does not have the signature of {kind.__name__}.{name}:\n{signature}"
+            )
         else:
             assert f"`{name}`" in text, f"docs/sdk.md does not mention {kind.__name__}.{name}"
 
@@ -132,14 +140,18 @@ def test_one_reference_serves_both_worlds(async_kind: type, sync_kind: type) -> 
 def test_every_public_name_is_mentioned_in_the_sdk_reference() -> None:
     text = page("sdk.md") + page("errors.md")
     for name in absurd.__all__:
-        assert re.search(rf"(?<!\w){name}(?!\w)", text), f"neither docs/sdk.md nor docs/errors.md mentions absurd.{name}"
+        assert re.search(rf"(?<!\w){name}(?!\w)", text), (
+            f"neither docs/sdk.md nor docs/errors.md mentions absurd.{name}"
+        )
 
 
 def test_every_method_of_the_sdk_reference_has_an_example_that_runs() -> None:
     examples = "\n".join(block.text for block in blocks(ROOT / "docs" / "sdk.md") if block.language == "python")
     for kind, owner in ((absurd.Absurd, r"\w+"), (context.TaskContext, "ctx"), (context.TransactionStep, "tx")):
         for name, _ in methods(kind):
-            assert re.search(rf"\b{owner}\.{name}\b", examples), f"docs/sdk.md has no example with {kind.__name__}.{name}"
+            assert re.search(rf"\b{owner}\.{name}\b", examples), (
+                f"docs/sdk.md has no example with {kind.__name__}.{name}"
+            )
 
 
 def test_every_signal_is_described() -> None:
@@ -149,7 +161,8 @@ def test_every_signal_is_described() -> None:
 
 @pytest.mark.parametrize("kind", [absurd.Absurd, absurd.AsyncAbsurd, absurd.TaskContext, absurd.AsyncTaskContext])
 def test_every_public_method_has_a_docstring(kind: type) -> None:
-    plain = {"task_id", "task_name", "attempt", "run_id", "queue_name", "headers", "log"}  # the class docstring has them
+    # those the class docstring speaks of
+    plain = {"task_id", "task_name", "attempt", "run_id", "queue_name", "headers", "log"}
     for name, member in inspect.getmembers(kind):
         if not name.startswith("_") and name not in plain:
             assert inspect.getdoc(member), f"{kind.__name__}.{name} has no docstring"
