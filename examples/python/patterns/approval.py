@@ -1,8 +1,10 @@
 """A human in the loop: a document waits, for days if need be, until somebody approves it.
 
-$ python patterns/approval.py
-waiting for document.approved
-approved by ada@example.com
+While it waits it holds no worker and no connection: a row in the database is all there is of it.
+
+    $ python patterns/approval.py
+    waiting for document.approved
+    approved by ada@example.com
 """
 
 from __future__ import annotations

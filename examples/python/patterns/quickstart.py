@@ -1,7 +1,9 @@
 """The smallest durable task: two steps, one event, one result.
 
-$ python patterns/quickstart.py
-Hello, Ada! You have 3 letters and a reply: "nice to meet you".
+Kill it between two steps and run the task again: what is committed is not done a second time.
+
+    $ python patterns/quickstart.py
+    Hello, Ada! You have 3 letters and a reply: "nice to meet you".
 """
 
 from __future__ import annotations
