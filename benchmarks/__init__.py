@@ -1,0 +1,1 @@
+"""Benchmarks: the engine and its peers on one server, in one window. `python -m benchmarks --help`."""
