@@ -7,4 +7,5 @@ pytest_plugins = [
     "tests.fixtures.postgres",
     "tests.fixtures.gates",
     "tests.fixtures.clock",
+    "tests.fixtures.proxy",
 ]

@@ -3,7 +3,7 @@
 Every row carries (queue_id, run_id as 16 bytes, claim_no); the array verbs refuse what its claim no longer owns and answer
 one letter a row, so one row never spoils another. A batch becomes at most three commits, in the order of the lock rules:
 
-1. emits (they wait for event rows, so they come first and alone),
+1. emits (event rows and their waiters; they wait, a little, so they come first and alone),
 2. waits (event rows and task rows, SKIP LOCKED),
 3. everything else in one statement: checkpoints, sleeps, failures, completions (SKIP LOCKED).
 """
@@ -181,7 +181,7 @@ def statements(rows: Sequence[Write]) -> list[Statement]:
 
 def _emit(rows: list[Emit]) -> Statement:
     return Statement(
-        "select absurd.emit_events(%s, %b, %b, %s)",
+        "select absurd.try_emit_events(%s, %b, %b, %s)",
         (
             rows[0].queue_id,
             TextArray.pack([row.event_name for row in rows]),
