@@ -287,6 +287,7 @@ RULES: tuple[Rule, ...] = (
     Rule("42P01", r'relation "absurd\.', SchemaMissing),
     Rule("42883", r"\babsurd\.", SchemaMissing),
     Rule("3F000", r'schema "absurd"', SchemaMissing),
+    Rule("22007", r"must be an interval", InvalidOption),
     Rule("22023", r"\btask[ _]id\b", InvalidTaskId),
     Rule("0A000", r"\bqueue\b|storage mode|partition", InvalidOption),
     Rule("P0001", r"^Queue .* already exists", QueueExists),

@@ -360,13 +360,10 @@ class AsyncAbsurd:
         detach_min_age: str | None = None,
         default_max_attempts: int | None = None,
     ) -> None:
-        """Create a queue (a no-op when it is there), then set the given policy."""
+        """Create a queue (a no-op when it is there) and set the given policy, both or neither."""
         if storage_mode not in ("unpartitioned", "partitioned"):
             raise ConfigError(f'Unsupported queue storage mode "{storage_mode}"')
-        queue = self._queue(queue_name)
-        await self._session.run(procedures.create_queue(queue, storage_mode))
-        await self.set_queue_policy(
-            queue,
+        policy = _policy(
             partition_lookahead=partition_lookahead,
             partition_lookback=partition_lookback,
             cleanup_ttl=cleanup_ttl,
@@ -375,6 +372,7 @@ class AsyncAbsurd:
             detach_min_age=detach_min_age,
             default_max_attempts=default_max_attempts,
         )
+        await self._session.run(procedures.create_queue(self._queue(queue_name), storage_mode, policy))
 
     async def set_queue_policy(
         self,
@@ -389,20 +387,17 @@ class AsyncAbsurd:
         default_max_attempts: int | None = None,
     ) -> None:
         """Change what is given of a queue's policy; intervals in Postgres notation. A no-op without any."""
-        given = {
-            "partition_lookahead": partition_lookahead,
-            "partition_lookback": partition_lookback,
-            "cleanup_ttl": cleanup_ttl,
-            "cleanup_limit": cleanup_limit,
-            "detach_mode": detach_mode,
-            "detach_min_age": detach_min_age,
-            "default_max_attempts": default_max_attempts,
-        }
-        given = {key: value for key, value in given.items() if value is not None}
-        if given:
-            await self._session.run(
-                procedures.set_queue_policy(self._queue(queue_name), procedures.policy_json(**given))
-            )
+        policy = _policy(
+            partition_lookahead=partition_lookahead,
+            partition_lookback=partition_lookback,
+            cleanup_ttl=cleanup_ttl,
+            cleanup_limit=cleanup_limit,
+            detach_mode=detach_mode,
+            detach_min_age=detach_min_age,
+            default_max_attempts=default_max_attempts,
+        )
+        if policy is not None:
+            await self._session.run(procedures.set_queue_policy(self._queue(queue_name), policy))
 
     async def get_queue_policy(self, queue_name: str | None = None) -> QueuePolicy | None:
         """A queue's policy; None for an unknown queue."""
@@ -508,6 +503,11 @@ class AsyncAbsurd:
 
     def _queue(self, name: str | None) -> str:
         return self.queue_name if name is None else options.queue_name(name)
+
+
+def _policy(**options: Any) -> str | None:
+    given = {key: value for key, value in options.items() if value is not None}
+    return procedures.policy_json(**given) if given else None
 
 
 def _lease(claim_timeout: int) -> int:

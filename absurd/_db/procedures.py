@@ -63,8 +63,12 @@ class Claimed(NamedTuple):
 # -- queues ------------------------------------------------------------------------------------------------------------
 
 
-def create_queue(name: str, storage_mode: str) -> Call[None]:
-    return Call("select absurd.create_queue(%s, %s)", (name, storage_mode), nothing, True)
+def create_queue(name: str, storage_mode: str, policy: str | None = None) -> Call[None]:
+    """With a policy: both or neither."""
+    if policy is None:
+        return Call("select absurd.create_queue(%s, %s)", (name, storage_mode), nothing, True)
+    sql = "select absurd.create_queue(%s, %s), absurd.set_queue_policy(%s, %s::jsonb)"
+    return Call(sql, (name, storage_mode, name, policy), nothing, True)
 
 
 def set_queue_policy(name: str, policy: str) -> Call[None]:

@@ -136,6 +136,7 @@ declare
   v_policy jsonb := coalesce(p_policy, '{}');
   v_key text;
   v_text text;
+  v_seconds double precision;
 begin
   perform absurd.validate_queue_name(p_queue_name);
   if jsonb_typeof(v_policy) <> 'object' then
@@ -148,7 +149,12 @@ begin
   end if;
   for v_key, v_text in select * from jsonb_each_text(v_policy) loop
     if v_key in ('partition_lookahead', 'partition_lookback', 'cleanup_ttl', 'detach_min_age') then
-      if v_text is null or v_text::interval < interval '0' then
+      begin
+        v_seconds := extract(epoch from v_text::interval);
+      exception when data_exception then
+        raise exception '% must be an interval such as ''30 days'', not "%"', v_key, v_text using errcode = sqlstate;
+      end;
+      if v_seconds is null or v_seconds < 0 then
         raise exception '% must be a non-negative interval', v_key;
       end if;
     elsif v_key = 'cleanup_limit' then

@@ -113,6 +113,7 @@ MESSAGES = [
     ("42P01", 'relation "absurd.queues" does not exist', errors.SchemaMissing),
     ("42883", "function absurd.claim_tasks(uuid) does not exist", errors.SchemaMissing),
     ("3F000", 'schema "absurd" does not exist', errors.SchemaMissing),
+    ("22007", "cleanup_ttl must be an interval such as '30 days', not \"soon\"", errors.InvalidOption),
     ("22023", "Not a task id: x", errors.InvalidTaskId),
     ("0A000", "Queue storage mode partitioned is not supported", errors.InvalidOption),
     ("P0001", 'Queue "q" already exists with storage mode "unpartitioned"', errors.QueueExists),
