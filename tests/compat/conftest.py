@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
@@ -35,6 +35,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("compat") is not None:
             item.add_marker(pytest.mark.timeout(300))  # the first one may have to install the clients
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A missing tool is one counted line, so its skips must share a place: the summary folds by place and reason."""
+    report = yield
+    if report.skipped and report.when == "setup" and isinstance(report.longrepr, tuple):
+        report.longrepr = ("tests/compat/environments.py", 1, report.longrepr[2])
+    return report
 
 
 @pytest.fixture(params=KINDS)
