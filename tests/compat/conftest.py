@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A missing tool is one counted line, so its skips must share a place: the summary folds by place and reason."""
     report = yield
-    if report.skipped and report.when == "setup" and isinstance(report.longrepr, tuple):
+    if report.skipped and isinstance(report.longrepr, tuple):
         report.longrepr = ("tests/compat/environments.py", 1, report.longrepr[2])
     return report
 
