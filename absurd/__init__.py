@@ -54,6 +54,7 @@ from absurd.types import (
     StepHandle,
     TaskHandler,
     TaskResultSnapshot,
+    TaskResultState,
 )
 
 __all__ = [
@@ -103,6 +104,7 @@ __all__ = [
     "TaskNotFound",
     "TaskNotRunning",
     "TaskResultSnapshot",
+    "TaskResultState",
     "TimeoutError",
     "ValidationFailed",
     "ValueTooLarge",

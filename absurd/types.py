@@ -14,6 +14,7 @@ QueueStorageMode: TypeAlias = Literal["unpartitioned", "partitioned"]
 QueueDetachMode: TypeAlias = Literal["none", "empty"]
 EmitMode: TypeAlias = Literal["latch", "next"]
 TaskState: TypeAlias = Literal["pending", "running", "sleeping", "completed", "failed", "cancelled"]
+TaskResultState: TypeAlias = TaskState
 TaskHandler: TypeAlias = Callable[[Any, Any], Any]
 AsyncTaskHandler: TypeAlias = Callable[[Any, Any], Coroutine[Any, Any, Any]]
 TaskId: TypeAlias = uuid.UUID | str
