@@ -327,7 +327,7 @@ def test_no_policy_and_an_empty_one_change_nothing(q: Queue) -> None:
         ({"detach_min_age": "-1 second"}, "P0001", "detach_min_age must be a non-negative interval"),
         ({"partition_lookahead": "-1 day"}, "P0001", "partition_lookahead must be a non-negative interval"),
         ({"partition_lookback": "-1 day"}, "P0001", "partition_lookback must be a non-negative interval"),
-        ({"cleanup_ttl": "soon"}, "22007", ""),
+        ({"cleanup_ttl": "soon"}, "22007", "cleanup_ttl must be an interval such as '30 days', not"),
         ({"cleanup_limit": 0}, "P0001", "cleanup_limit must be >= 1"),
         ({"cleanup_limit": "many"}, "22P02", ""),
         ({"detach_mode": "full"}, "P0001", 'Unsupported detach mode "full"'),
