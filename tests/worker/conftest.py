@@ -36,7 +36,9 @@ class Queue:
 
     def task(self, task_id: uuid.UUID) -> tuple[str, Any, Any]:
         """(state, result, failure)."""
-        row = self.conn.execute("select state, result, failure_reason from absurd.get_task_result(%s, %s)", (self.name, task_id))
+        row = self.conn.execute(
+            "select state, result, failure_reason from absurd.get_task_result(%s, %s)", (self.name, task_id)
+        )
         return row.fetchone()  # type: ignore[return-value]
 
     def state(self, task_id: uuid.UUID) -> str:

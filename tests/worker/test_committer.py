@@ -118,9 +118,7 @@ async def test_a_result_the_server_refuses_fails_the_run_and_says_why(q: Queue, 
     assert q.state(runs.tasks[1]) == "completed"
 
 
-async def test_a_locked_row_is_repeated_and_holds_up_nobody(
-    q: Queue, database_url: str, connect: Connect
-) -> None:
+async def test_a_locked_row_is_repeated_and_holds_up_nobody(q: Queue, database_url: str, connect: Connect) -> None:
     runs = Runs(q, ROWS)
     with connect(autocommit=False) as holder:
         holder.execute("select 1 from absurd.live where task_id = %s for update", (runs.tasks[0],))

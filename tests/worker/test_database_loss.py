@@ -80,7 +80,9 @@ def test_an_idle_worker_survives_the_end_of_each_of_its_connections(q: Queue, st
         task = q.spawn(["step", "one", []], ["lasts", 0.2])
         q.wait_ended(worker, task)
         assert q.runs(task) == [(1, "completed")]
-    worker.wait_until(lambda: {line["what"] for line in worker.said(signal="connection.lost")} == set(PARTS), "all three")
+    worker.wait_until(
+        lambda: {line["what"] for line in worker.said(signal="connection.lost")} == set(PARTS), "all three"
+    )
     assert worker.stop() == 0
 
 

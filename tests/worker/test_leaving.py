@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from tests.fixtures.proxy import Proxy
 from tests.worker.conftest import Queue, Start
 
 ONLY_PROTOCOL = {"claimer.IDLE_POLL": 1000, "claimer.RESOLVE_EVERY": 1000}
@@ -13,10 +14,14 @@ HOUR = 3600
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_task_is_handed_over_at_the_end_of_its_step(q: Queue, start: Start, file_gate, number: signal.Signals) -> None:
+def test_a_task_is_handed_over_at_the_end_of_its_step(
+    q: Queue, start: Start, file_gate, number: signal.Signals
+) -> None:
     gate = file_gate("gate")
     task = q.spawn(
-        ["say", "began"], ["step", "one", [["gate", str(gate)], ["say", "in one"]]], ["step", "two", [["say", "in two"]]]
+        ["say", "began"],
+        ["step", "one", [["gate", str(gate)], ["say", "in one"]]],
+        ["step", "two", [["say", "in two"]]],
     )
     first = start(lease=HOUR, drain_timeout=20)
     first.wait(said="began")
@@ -122,3 +127,34 @@ def test_a_worker_leaves_while_the_database_is_away(own_server, own_q: Queue, st
     finally:
         own_server.start()
         own_q.reconnect(own_server.url)
+
+
+def test_tasks_whose_claim_is_on_its_way_when_the_worker_leaves_are_handed_back(
+    q: Queue, start: Start, proxy: Proxy
+) -> None:
+    worker = start(url=proxy.url, lease=HOUR, slots=3).ready()
+    held = proxy.hold("claim_tasks")
+    tasks = [q.spawn(["returns", 1]) for _ in range(3)]
+    held.wait("Z")  # claimed, and the worker does not know it yet
+    worker.send(signal.SIGTERM)
+    worker.wait(signal="worker.draining")
+    held.release()
+    assert worker.exit_code() == 0
+    other = start(lease=HOUR)
+    q.wait_ended(other, *tasks)
+    assert {tuple(q.runs(task)) for task in tasks} == {((1, "completed"),)}
+
+
+def test_a_worker_that_lost_a_part_of_itself_hands_back_its_tasks_and_fails(q: Queue, start: Start, file_gate) -> None:
+    """A worker without its keeper, committer or claimer would sit on its tasks."""
+    gate = file_gate("gate")
+    task = q.spawn(["say", "began"], ["gate", str(gate)], ["step", "one", []])
+    broken = start(lease=1, drain_timeout=0.2, patch={"keeper.EXTEND_ROWS": 0})  # its first beat raises ValueError
+    broken.wait(said="began")
+    broken.wait_log("a part of the worker failed")
+    assert broken.exit_code() == 1
+    assert "ValueError" in broken.log
+    gate.open()
+    other = start(lease=HOUR)
+    q.wait_ended(other, task)
+    assert q.runs(task) == [(1, "completed")]

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from tests.fixtures.postgres import Connect
+from tests.fixtures.proxy import Proxy
 from tests.worker.conftest import Queue, Start
 
 ONLY_PROTOCOL = {"claimer.IDLE_POLL": 1000, "claimer.RESOLVE_EVERY": 1000}
@@ -116,6 +117,31 @@ def test_a_busy_worker_does_not_take_the_notification_meant_for_an_idle_one(
     other.spawn(["say", "ran"], task="elsewhere")
     idle.wait(said="ran")
     gate.open()
+
+
+def test_a_notification_that_arrives_together_with_an_empty_claim_is_heard(
+    q: Queue, start: Start, proxy: Proxy
+) -> None:
+    held = proxy.hold("claim_tasks", skip=1)  # the claim after the registration
+    worker = start(url=proxy.url, patch=ONLY_PROTOCOL)
+    held.wait("Z")  # it found nothing; the worker does not know yet
+    q.spawn(["say", "ran"])
+    held.wait("A")
+    held.release()  # the answer and the notification in one packet
+    worker.wait(said="ran")
+
+
+def test_an_emit_that_rolls_back_wakes_nobody_and_the_next_one_does(q: Queue, start: Start, connect: Connect) -> None:
+    task = q.spawn(["await", "parcel"])
+    worker = start(patch=ONLY_PROTOCOL)
+    worker.wait(signal="run.ended", outcome="suspended")
+    with connect(autocommit=False) as emitter:
+        emitter.execute("select absurd.emit_event('q', 'parcel', '1')")
+        emitter.rollback()
+    assert q.state(task) == "sleeping"
+    q.conn.execute("select absurd.emit_event('q', 'parcel', '2')")
+    q.wait_ended(worker, task)
+    assert q.task(task)[1] == 2
 
 
 @pytest.mark.stress
