@@ -204,6 +204,12 @@ COVERAGE = {
         "sql/arrays::test_a_batch_of_emits_wakes_who_waits_and_leaves_what_is_latched",
         "sql/gated_events::test_an_array_of_emits_does_not_cross_an_array_of_emits_in_the_other_order",
     ),
+    "try_emit_events": Covered(
+        "sql/watch::test_a_worker_emits_as_everybody_does_where_nothing_is_held",
+        "sql/watch::test_a_worker_emits_as_everybody_does_where_nothing_is_held",
+        "sql/watch::test_a_worker_emits_as_everybody_does_where_nothing_is_held",
+        "sql/watch::test_a_worker_emits_past_a_name_that_somebody_holds",
+    ),
     "await_event": Covered(
         "sql/await_emit::test_a_run_that_must_wait_sleeps_with_a_wait",
         VERDICT,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from psycopg.types.json import Jsonb
+
 from tests.fixtures.clock import Clock
 from tests.fixtures.gates import Gate
 from tests.fixtures.postgres import Connect
-from tests.sql.driver import Queue, after, minted
+from tests.sql.driver import Queue, after, minted, refused
 
 
 def test_a_watcher_is_told_when_the_task_ends(q: Queue, connect: Connect) -> None:
@@ -91,3 +93,31 @@ def test_a_long_backlog_that_nobody_takes_is_not_counted_to_its_end(
     clock.set(noon.conn, after(60))
     rows = noon.rows("select * from absurd.unserved_tasks(%s, '{}', 60)", (noon.id,))
     assert rows == [{"task_name": "a", "tasks": 100, "more": True}]
+
+
+def tries(q: Queue, events: list[tuple[str, int]], mode: str = "latch") -> str:
+    names, payloads = [name for name, _ in events], [Jsonb(payload) for _, payload in events]
+    return str(q.value("select absurd.try_emit_events(%s, %s::text[], %s, %s)", (q.id, names, payloads, mode)))
+
+
+def test_a_worker_emits_past_a_name_that_somebody_holds(q: Queue, connect: Connect) -> None:
+    holder = q.on(connect(autocommit=False))
+    holder.emit("held", 0)
+    assert tries(q, [("a", 1), ("held", 2), ("b", 3), ("held", 4), ("a", 5)]) == "obobx"
+    holder.conn.commit()
+    assert {e["event_name"]: e["payload"] for e in q.view("e")} == {"a": 1, "b": 3, "held": 0}
+    assert tries(q, [("held", 2), ("a", 9)]) == "xx"
+
+
+def test_a_worker_emits_as_everybody_does_where_nothing_is_held(q: Queue) -> None:
+    (held,) = q.hold()
+    q.awaits([held], ["w"], ["a"])
+    assert tries(q, [("a", 1), ("b", 2), ("a", 3)]) == "oox"
+    assert tries(q, [("a", 1), ("b", 2), ("a", 3)]) == "xxx"
+    assert tries(q, [("b", 4)], "next") == "o"
+    assert [r["checkpoints"] for r in q.claims()] == [{"w": 1}]
+    with refused("AB004", "unknown emit mode"):
+        tries(q, [("c", 1)], "loud")
+    with refused("P0001", "event_name must be provided"):
+        tries(q, [("c", 1), (" ", 2)])
+    assert {e["event_name"] for e in q.view("e")} == {"a", "b"}
