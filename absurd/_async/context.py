@@ -115,8 +115,12 @@ class AsyncTaskContext:
 
     @overload
     async def step(self, name: str, fn: Callable[[], Awaitable[Any] | Any], *, returns: type[T]) -> T: ...
+    # [async-only
     @overload
-    async def step(self, name: str, fn: Callable[[], Awaitable[T] | T]) -> T: ...
+    async def step(self, name: str, fn: Callable[[], Awaitable[T]]) -> T: ...
+    # ]
+    @overload
+    async def step(self, name: str, fn: Callable[[], T]) -> T: ...
     async def step(self, name: str, fn: Callable[[], Any], *, returns: Any = None) -> Any:
         """Run `fn` once and keep its value; later executions of the task get the kept value.
 
@@ -208,12 +212,19 @@ class AsyncTaskContext:
             tx.result = codec.roundtrip(text)
             self._history.keep(checkpoint, tx.result)
 
-    async def run_transaction(self, name: str, fn: Callable[[TransactionStep], Awaitable[T] | T]) -> T:
+    # [async-only
+    @overload
+    async def run_transaction(self, name: str, fn: Callable[[TransactionStep], Awaitable[T]]) -> T: ...
+    @overload
+    async def run_transaction(self, name: str, fn: Callable[[TransactionStep], T]) -> T: ...
+    async def run_transaction(self, name: str, fn: Callable[[TransactionStep], Any]) -> Any:
+        # ]
+        # SYNC-ONLY: def run_transaction(self, name: str, fn: Callable[[TransactionStep], T]) -> T:
         """`transaction` as a call: `fn(tx)` runs only when the step has not committed; returns its kept value."""
         async with self.transaction(name) as tx:
             if not tx.done:
                 tx.result = await _compat.maybe_await(fn(tx))
-        return tx.result  # type: ignore[no-any-return]
+        return tx.result  # type: ignore[no-any-return, unused-ignore]
 
     # -- time ----------------------------------------------------------------------------------------------------------
 

@@ -117,7 +117,7 @@ class TaskContext:
     @overload
     def step(self, name: str, fn: Callable[[], Any | Any], *, returns: type[T]) -> T: ...
     @overload
-    def step(self, name: str, fn: Callable[[], T | T]) -> T: ...
+    def step(self, name: str, fn: Callable[[], T]) -> T: ...
     def step(self, name: str, fn: Callable[[], Any], *, returns: Any = None) -> Any:
         """Run `fn` once and keep its value; later executions of the task get the kept value.
 
@@ -205,12 +205,12 @@ class TaskContext:
             tx.result = codec.roundtrip(text)
             self._history.keep(checkpoint, tx.result)
 
-    def run_transaction(self, name: str, fn: Callable[[TransactionStep], T | T]) -> T:
+    def run_transaction(self, name: str, fn: Callable[[TransactionStep], T]) -> T:
         """`transaction` as a call: `fn(tx)` runs only when the step has not committed; returns its kept value."""
         with self.transaction(name) as tx:
             if not tx.done:
                 tx.result = _compat.maybe_await(fn(tx))
-        return tx.result  # type: ignore[no-any-return]
+        return tx.result  # type: ignore[no-any-return, unused-ignore]
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
