@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.fixtures.clock import Clock
-from tests.fixtures.gates import Gate
-from tests.fixtures.postgres import Connect
+from tests.fixtures.gates import Gate, Running
+from tests.fixtures.postgres import Connect, Connection
 from tests.sql.driver import Claim, Queue, Row, refused, run_of
 
 ENDS: dict[str, Callable[[Queue, Row], Any]] = {
@@ -347,18 +347,39 @@ def test_the_cancels_of_two_tasks_that_wait_for_each_other_do_not_cross(q: Queue
 def test_a_child_whose_waiters_change_while_its_end_waits_still_wakes_them_all(
     q: Queue, connect: Connect, gate: Gate
 ) -> None:
-    """The end looks who waits, waits for the rows, and must look again: somebody came in between."""
+    """The end looks who waits, waits for the rows, and must look again: somebody came in between, and is held, too."""
     parent, child = _family(q)
     (late,) = q.hold()
-    awaiter = connect(autocommit=False)
-    assert q.on(awaiter).awaits_tasks([late], ["child"], [(q.id, child.task_id)])[0]["status"] == "s"
+    user, awaiter = connect(autocommit=False), connect(autocommit=False)
+    # what await_tasks writes, by hand: it would not start while the user holds the row, and this must
+    user.execute("select 1 from absurd.live where task_id = %s for key share", (late.task_id,))
+    awaiter.execute("update absurd.live set awaited = true where task_id = %s", (child.task_id,))
+    awaiter.execute(
+        """insert into absurd.waits (queue_id, task_id, step_name, attempt, event_name, awaited_queue_id, awaited_task_id)
+           values (%(q)s, %(late)s, 's', 1, 'x', %(q)s, %(child)s)""",
+        {"q": q.id, "late": late.task_id, "child": child.task_id},
+    )
+    awaiter.execute(
+        """update absurd.live set state = 's', due_at = null, lease_until = null, claimed_by = null, wake_event = 'x',
+           wake_step = 's' where task_id = %s""",
+        (late.task_id,),
+    )
 
     ending = gate(lambda c: q.on(c).complete(child.run_id, 5)).wait_until_blocked()
+    assert ending.blockers() == [awaiter.info.backend_pid]
     awaiter.commit()
+    _until_blocked_by(ending, user)
+    user.rollback()
     ending.result()
 
     assert {q.task(t.task_id)["state"] for t in (parent, late)} == {"pending"}
     assert q.waits() == []
+
+
+def _until_blocked_by(call: Running[Any], holder: Connection) -> None:
+    """The call has gone on from its former lock to the one this connection holds; it fails when it ended instead."""
+    while holder.info.backend_pid not in call.blockers():
+        assert not call.done, call.result()
 
 
 def test_a_run_handed_to_another_worker_is_not_put_to_sleep_by_the_repeat_of_a_lost_reply(
