@@ -35,7 +35,7 @@ def test_the_demo_tells_the_guides_story_twice_in_a_row(
     finally:
         embedded.stop(clone / ".absurd" / "pg18")
     with capsys.disabled():
-        print(f"\nmake demo: {seconds[0]} s the first time, {seconds[1]} s the second")
+        print(f"\nmake demo: {seconds[0]} s the first time, {seconds[1]} s the second", file=sys.stderr)
 
 
 def _holds_the_story(printed: str) -> str:
