@@ -82,6 +82,19 @@ def test_sleeps_timeouts_and_retries_due_sooner_than_the_worker_planned_to_wake_
     assert [q.task(task)[1] for task in (nap, wait, retry)] == ["slept", "timed out", "again"]
 
 
+def test_a_retry_that_is_written_after_the_worker_went_idle_is_not_late(q: Queue, start: Start, proxy: Proxy) -> None:
+    worker = start(url=proxy.url, patch=ONLY_PROTOCOL).ready()
+    stalled = proxy.stall("fail_runs")
+    task = q.spawn(
+        ["fails", "once"], ["returns", 1], max_attempts=2, retry_strategy={"kind": "fixed", "base_seconds": 0.3}
+    )
+    stalled.wait()
+    worker.wait(after=worker.mark - 1, signal="worker.idle")
+    stalled.release()
+    q.wait_ended(worker, task)
+    assert q.runs(task) == [(1, "failed"), (2, "completed")]
+
+
 def test_runs_suspended_by_one_worker_are_resumed_by_another(q: Queue, start: Start) -> None:
     sleeper = q.spawn(["sleep", "nap", 0.5], ["returns", "slept"])
     waiter = q.spawn(["await", "parcel"])
