@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from benchmarks.environments import ROOT, cache, clean_environment, interpreter
@@ -28,6 +29,7 @@ class Counter:
 
     def __init__(self) -> None:
         self._maps: list[mmap.mmap] = []
+        self._files: list[Path] = []
 
     def add(self) -> str:
         """The path of one more worker's file."""
@@ -35,7 +37,19 @@ class Counter:
             file.write(bytes(8))
             file.flush()
             self._maps.append(mmap.mmap(file.fileno(), 8))
+        self._files.append(Path(file.name))
         return file.name
+
+    def reset(self) -> None:
+        """Forget the workers so far."""
+        self.close()
+        self._maps.clear()
+        self._files.clear()
+
+    def close(self) -> None:
+        """Remove the files."""
+        for file in self._files:
+            file.unlink(missing_ok=True)
 
     @property
     def value(self) -> int:

@@ -28,9 +28,7 @@ class Results:
     def of(self, row: str, *systems: str) -> list[dict[str, Any]]:
         """The lines of a row, of these systems only where some are named."""
         return [
-            line
-            for (name, system, _), line in self.lines.items()
-            if name == row and (not systems or system in systems)
+            line for (name, system, _), line in self.lines.items() if name == row and (not systems or system in systems)
         ]
 
     def put(self, lines: Iterable[dict[str, Any]]) -> None:

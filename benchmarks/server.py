@@ -87,9 +87,9 @@ class Server:
         """Drop a database, whoever is connected."""
         self._do("drop database if exists {} with (force)", database)
 
-    def forget(self, *templates: str) -> None:
-        """Drop templates that no row needs any more."""
-        for database in templates:
+    def forget_filled(self) -> None:
+        """Drop all templates but the empty ones, which every row needs."""
+        for database in [name for name in self._templates if not name.endswith("_base")]:
             self.drop(database)
             self._templates.discard(database)
 

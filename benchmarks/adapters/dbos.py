@@ -27,6 +27,9 @@ class Dbos(System):
         )
         self._register()
         DBOS.launch()
+
+    def _listen(self) -> None:
+        # Not at installation: a poller that runs already comes down from one second only slowly.
         DBOS.register_queue(QUEUE, polling_interval_sec=self.options.get("poll", 1.0), on_conflict="always_update")
 
     def install(self) -> None:
@@ -97,6 +100,7 @@ class Dbos(System):
         # Its launch is most of a second (migrations, recovery); leaving it outside is in its favour.
         self._launch()
         began()
+        self._listen()
         self.stopping.wait()
         DBOS.destroy()
 

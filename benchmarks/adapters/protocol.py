@@ -155,6 +155,7 @@ class Roles:
     def __init__(self, system: System, job: dict[str, Any], lines: Iterator[str]) -> None:
         self.system, self.job, self.lines = system, job, lines
         self.n = int(job.get("n", 0))
+        self.kind = str(job.get("kind", "noop"))
         # A sync system is never run inside an event loop: it must not pay for one, and some refuse to.
         self.is_async = any(
             inspect.iscoroutinefunction(getattr(system, name)) for name in ("open", "spawn", "work", "install")
@@ -180,64 +181,65 @@ class Roles:
 
     async def _produce(self, role: str) -> None:
         await settle(self.system.open())
-        prepared = self._prepare(role)
+        timed = getattr(self, f"_do_{role}")
         say(event="ready")
         next(self.lines)
         times: list[float] = []
         cpu, began = cpu_seconds(), time.monotonic()
-        await prepared(times)
+        await timed(times)
         ended, cpu = time.monotonic(), cpu_seconds() - cpu
         say(event="done", began=began, ended=ended, cpu=cpu, times=times)
         await settle(self.system.close())
 
-    def _prepare(self, role: str) -> Callable[[list[float]], Any]:
-        system, job, kind = self.system, self.job, self.job.get("kind", "noop")
-        every, first = int(job.get("every", 1)), int(job.get("first", 0))
-        numbers = range(first, first + self.n)
+    @property
+    def _numbers(self) -> range:
+        first = int(self.job.get("first", 0))
+        return range(first, first + self.n)
 
-        async def spawn(_: list[float]) -> None:
-            for number in numbers:
-                await settle(system.spawn(kind, payload(number)))
+    def _chunks(self) -> Iterator[range]:
+        numbers, every = self._numbers, int(self.job.get("every", 1))
+        return (numbers[start : start + every] for start in range(0, len(numbers), every))
 
-        async def spawn_bulk(_: list[float]) -> None:
-            for start in range(first, first + self.n, every):
-                many = [payload(n) | job.get("params", {}) for n in range(start, min(start + every, first + self.n))]
-                await settle(system.spawn_bulk(kind, many))
+    async def _do_spawn(self, _: list[float]) -> None:
+        for number in self._numbers:
+            await settle(self.system.spawn(self.kind, payload(number)))
 
-        async def spawn_concurrent(_: list[float]) -> None:
-            left = iter(numbers)
+    async def _do_spawn_bulk(self, _: list[float]) -> None:
+        more = self.job.get("params", {})
+        for chunk in self._chunks():
+            await settle(self.system.spawn_bulk(self.kind, [payload(number) | more for number in chunk]))
 
-            async def caller() -> None:
-                for number in left:
-                    await system.spawn(kind, payload(number))
+    async def _do_spawn_concurrent(self, _: list[float]) -> None:
+        left = iter(self._numbers)
 
-            await asyncio.gather(*(caller() for _ in range(int(job["callers"]))))
+        async def caller() -> None:
+            for number in left:
+                await self.system.spawn(self.kind, payload(number))
 
-        async def spaced(times: list[float]) -> None:
-            gaps = random.Random(job.get("seed", 0))
-            for number in numbers:
-                pause = gaps.uniform(0.02, 0.08)
-                await (asyncio.sleep(pause) if self.is_async else settle(time.sleep(pause)))
-                if job["verb"] == "emit":
-                    await settle(system.emit(f"event-{number}"))
-                else:
-                    await settle(system.spawn(kind, payload(number)))
-                times.append(time.monotonic())
+        await asyncio.gather(*(caller() for _ in range(int(self.job["callers"]))))
 
-        async def emit(_: list[float]) -> None:
-            for number in numbers:
-                await settle(system.emit(f"event-{number}"))
+    async def _do_spaced(self, times: list[float]) -> None:
+        gaps = random.Random(self.job.get("seed", 0))
+        for number in self._numbers:
+            pause = gaps.uniform(0.02, 0.08)
+            await (asyncio.sleep(pause) if self.is_async else settle(time.sleep(pause)))
+            if self.job["verb"] == "emit":
+                await settle(self.system.emit(f"event-{number}"))
+            else:
+                await settle(self.system.spawn(self.kind, payload(number)))
+            times.append(time.monotonic())
 
-        async def emit_bulk(_: list[float]) -> None:
-            for start in range(first, first + self.n, every):
-                await settle(system.emit_bulk([f"event-{n}" for n in range(start, start + every)]))
+    async def _do_emit(self, _: list[float]) -> None:
+        for number in self._numbers:
+            await settle(self.system.emit(f"event-{number}"))
 
-        async def create_queues(_: list[float]) -> None:
-            for number in numbers:
-                await settle(system.create_queue(f"queue_{number}"))
+    async def _do_emit_bulk(self, _: list[float]) -> None:
+        for chunk in self._chunks():
+            await settle(self.system.emit_bulk([f"event-{number}" for number in chunk]))
 
-        known = (spawn, spawn_bulk, spawn_concurrent, spaced, emit, emit_bulk, create_queues)
-        return {one.__name__: one for one in known}[role]
+    async def _do_create_queues(self, _: list[float]) -> None:
+        for number in self._numbers:
+            await settle(self.system.create_queue(f"queue_{number}"))
 
     async def _work(self) -> None:
         await settle(self.system.open_worker())
