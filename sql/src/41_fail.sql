@@ -76,12 +76,12 @@ create or replace function absurd.fail_held(
 as $$
 declare
   v_plan record;
-  v_due bigint;
 begin
+  -- one statement reads each row once, judges it, and writes the next attempt of those that get one
   with input as materialized (
     select * from unnest(p_task_ids, p_failures, p_retry_at, p_final) as u(task_id, failure, retry_at, final)),
-  judged as (
-    select i.task_id, i.failure, l.state, n.next_at,
+  judged as materialized (
+    select l.*, n.next_at,
            case when coalesce(i.final, false) or l.attempt >= 65535 or n.next_at is null
                      or l.attempt + 1 > t.max_attempts then 'f'
                 when l.max_duration is not null and l.first_started_at is not null
@@ -93,15 +93,25 @@ begin
      cross join lateral (select * from absurd.live x where x.queue_id = p_queue_id and x.task_id = i.task_id offset 0) l
      cross join lateral (select x.retry_strategy, x.max_attempts from absurd.tasks x
                           where x.queue_id = p_queue_id and x.task_id = i.task_id offset 0) t
-     cross join lateral (select absurd.next_start(t.retry_strategy, l.attempt, i.retry_at, p_now) as next_at offset 0) n)
+     cross join lateral (select absurd.next_start(t.retry_strategy, l.attempt, i.retry_at, p_now) as next_at offset 0) n),
+  ended as (
+    insert into absurd.attempts (queue_id, task_id, attempt, claim_no, state, task_state, finished_at, created_at,
+                                 started_at, first_started_at, available_at, lease_until, claimed_by, wake_step, failure)
+    select j.queue_id, j.task_id, j.attempt, j.claim_no, 'f', null, p_now, j.created_at, j.started_at, j.first_started_at,
+           case when j.state = 'r' then j.started_at else j.due_at end, j.lease_until, j.claimed_by, j.wake_step, j.reason
+      from judged j where j.verdict = 'p'),
+  again as (
+    update absurd.live l
+       set attempt = l.attempt + 1, state = case when j.next_at > p_now then 's' else 'p' end, due_at = j.next_at,
+           lease_until = null, claimed_by = null, created_at = p_now, started_at = null, wake_event = null, wake_step = null
+      from judged j
+     where j.verdict = 'p' and l.queue_id = j.queue_id and l.task_id = j.task_id)
   select array_agg(task_id) filter (where verdict = 'f') as failed,
          array_agg(reason) filter (where verdict = 'f') as failed_why,
          array_agg(task_id) filter (where verdict = 'x') as cancelled,
          array_agg(reason) filter (where verdict = 'x') as cancelled_why,
-         array_agg(task_id) filter (where verdict = 'p') as again,
-         array_agg(reason) filter (where verdict = 'p') as again_why,
-         array_agg(next_at) filter (where verdict = 'p') as again_at,
-         array_agg(task_id) filter (where verdict = 'p' and state = 's') as asleep
+         array_agg(task_id) filter (where verdict = 'p' and state = 's') as asleep,
+         count(*) filter (where verdict = 'p' and next_at <= p_now) as due
     into v_plan from judged;
 
   if v_plan.failed is not null then
@@ -114,26 +124,8 @@ begin
     with asleep as materialized (select p_queue_id as queue_id, u.id as task_id from unnest(v_plan.asleep) u(id))
     delete from absurd.waits w using asleep s where w.queue_id = s.queue_id and w.task_id = s.task_id;
   end if;
-  if v_plan.again is not null then
-    with input as materialized (
-      select p_queue_id as queue_id, u.*
-        from unnest(v_plan.again, v_plan.again_why, v_plan.again_at) as u(task_id, failure, next_at)),
-    ended as (
-      insert into absurd.attempts (queue_id, task_id, attempt, claim_no, state, task_state, finished_at, created_at,
-                                   started_at, first_started_at, available_at, lease_until, claimed_by, wake_step, failure)
-      select l.queue_id, l.task_id, l.attempt, l.claim_no, 'f', null, p_now, l.created_at, l.started_at, l.first_started_at,
-             case when l.state = 'r' then l.started_at else l.due_at end, l.lease_until, l.claimed_by, l.wake_step, i.failure
-        from input i
-       cross join lateral (select * from absurd.live x where x.queue_id = i.queue_id and x.task_id = i.task_id offset 0) l)
-    update absurd.live l
-       set attempt = l.attempt + 1, state = case when i.next_at > p_now then 's' else 'p' end, due_at = i.next_at,
-           lease_until = null, claimed_by = null, created_at = p_now, started_at = null, wake_event = null, wake_step = null
-      from input i
-     where l.queue_id = i.queue_id and l.task_id = i.task_id;
-    select count(*) into v_due from unnest(v_plan.again_at) a where a <= p_now;
-    if v_due > 0 then
-      perform absurd.wake_workers(p_queue_id, v_due);
-    end if;
+  if v_plan.due > 0 then
+    perform absurd.wake_workers(p_queue_id, v_plan.due);
   end if;
 end
 $$;
