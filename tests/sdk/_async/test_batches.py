@@ -108,6 +108,21 @@ async def test_a_worker_leaves_unknown_tasks_to_others(app: AsyncAbsurd, rows: R
     assert rows("select state::text, claim_no from absurd.live") == [("p", 0)]
 
 
+async def test_a_worker_that_claims_ahead_keeps_the_order_of_priority(app: AsyncAbsurd) -> None:
+    ran: list[int] = []
+
+    @app.register_task("n")
+    async def n(params: Any, ctx: Any) -> None:
+        ran.append(params)
+
+    # priorities 0 1 2 0 1 2 ..., so that the order of spawning is never the order of running
+    requests = [{"task_name": "n", "params": n, "priority": n % 3} for n in range(60)]
+    spawned = await app.spawn_many(requests)  # type: ignore[arg-type]
+    async with _compat.working(app):
+        await app.await_task_result(spawned[57]["task_id"], 20)
+    assert ran == sorted(range(60), key=lambda n: (-(n % 3), n))
+
+
 async def test_a_task_registered_for_another_queue_fails_saying_so(app: AsyncAbsurd) -> None:
     await app.create_queue("other")
     spawned = await app.spawn("lost", {}, queue="main", max_attempts=1)
