@@ -244,7 +244,7 @@ def clear_idle(queue_ids: list[int], channel: str) -> Call[None]:
 
 def queue_ids(names: Sequence[str]) -> Call[dict[str, int]]:
     return Call(
-        "select queue_name, queue_id from absurd.queues where queue_name = any(%s::text[])",
+        "select queue_name, queue_id from absurd.queue_ids(%s::text[])",
         (list(names),),
         lambda rows: {row[0]: row[1] for row in rows},
         True,

@@ -73,6 +73,19 @@ begin
 end
 $$;
 
+-- Purpose: a client's task id given as text. SQLSTATE 22023.
+create or replace function absurd.read_client_id(p_id text)
+  returns uuid language plpgsql immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return p_id::uuid;
+exception when invalid_text_representation then
+  raise exception 'task id "%" is not usable', p_id
+    using errcode = '22023', hint = 'Mint a version 7 uuid whose last 16 bits are zero, or send none.';
+end
+$$;
+
 -- Purpose: partition helpers of the public contract. Monday 00:00 UTC; last digit of ISO year + ISO week.
 create or replace function absurd.week_bucket_utc(p_ts timestamptz)
   returns timestamptz language sql immutable strict parallel safe

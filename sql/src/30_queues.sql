@@ -17,6 +17,12 @@ begin
 end
 $$;
 
+-- Purpose: the ids of the queues that exist among some names; for workers, who speak in ids.
+create or replace function absurd.queue_ids(p_queue_names text[])
+  returns table (queue_name text, queue_id integer) language sql stable security definer
+  set search_path = pg_catalog, pg_temp
+as $$ select q.queue_name, q.queue_id from absurd.queues q where q.queue_name = any(p_queue_names) $$;
+
 -- Purpose: the name, or the reason why it cannot be one. P0001.
 create or replace function absurd.validate_queue_name(p_queue_name text)
   returns text language plpgsql immutable

@@ -348,6 +348,8 @@ COVERAGE = {
 INTERNAL = {
     "add_sentinels": "await: the rows of names nobody has used yet",
     "check_client_id": "spawn: the shape of a client's id",
+    "queue_ids": "the worker's look-up of its queues",
+    "read_client_id": "spawn: a client's id given as text",
     "claim_live": "the one body of claim_task and claim_tasks",
     "claimed_again": "claim_tasks: the rows of a lost reply",
     "create_queue_views": "create_queue: its views",

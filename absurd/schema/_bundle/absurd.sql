@@ -135,6 +135,19 @@ begin
 end
 $$;
 
+-- Purpose: a client's task id given as text. SQLSTATE 22023.
+create or replace function absurd.read_client_id(p_id text)
+  returns uuid language plpgsql immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return p_id::uuid;
+exception when invalid_text_representation then
+  raise exception 'task id "%" is not usable', p_id
+    using errcode = '22023', hint = 'Mint a version 7 uuid whose last 16 bits are zero, or send none.';
+end
+$$;
+
 -- Purpose: partition helpers of the public contract. Monday 00:00 UTC; last digit of ISO year + ISO week.
 create or replace function absurd.week_bucket_utc(p_ts timestamptz)
   returns timestamptz language sql immutable strict parallel safe
@@ -457,6 +470,12 @@ begin
   return v_queue_id;
 end
 $$;
+
+-- Purpose: the ids of the queues that exist among some names; for workers, who speak in ids.
+create or replace function absurd.queue_ids(p_queue_names text[])
+  returns table (queue_name text, queue_id integer) language sql stable security definer
+  set search_path = pg_catalog, pg_temp
+as $$ select q.queue_name, q.queue_id from absurd.queues q where q.queue_name = any(p_queue_names) $$;
 
 -- Purpose: the name, or the reason why it cannot be one. P0001.
 create or replace function absurd.validate_queue_name(p_queue_name text)
@@ -1161,7 +1180,11 @@ begin
   end if;
   perform absurd.require_text(n, 'task_name') from unnest(p_task_names) n where n is null or btrim(n) = '';
   if p_task_ids is not null then
-    perform absurd.check_client_id(i) from unnest(p_task_ids) i where i is not null;
+    -- the usual id passes by its bytes; check_client_id says what is wrong with the others
+    perform absurd.check_client_id(i) from unnest(p_task_ids) i
+      where not (i >= absurd.uuidv7_floor(clock_timestamp() - interval '1 day')
+                 and i < absurd.uuidv7_floor(clock_timestamp() + interval '1 day')
+                 and i::text ~ '^.{14}7.{4}[89ab].{12}0000$');
   end if;
   select array_agg(coalesce(u.id, absurd.mint_id(v_now, v_base, u.o)) order by u.o) into v_ids
     from unnest(p_task_names, p_task_ids) with ordinality u(task_name, id, o)
@@ -1235,7 +1258,7 @@ begin
     select s.task_id, s.run_id, s.attempt, s.created
       from absurd.spawn_tasks(
         absurd.queue_id_of(p_queue_name), array[absurd.require_text(p_task_name, 'task_name')], array[p_params],
-        case when p_options->>'task_id' is not null then array[(p_options->>'task_id')::uuid] end,
+        case when p_options->>'task_id' is not null then array[absurd.read_client_id(p_options->>'task_id')] end,
         case when v_key is not null then array[v_key] end,
         case when p_options->>'fingerprint' is not null then array[p_options->>'fingerprint'] end,
         array[1], array[coalesce(p_options, '{}')]) s;
