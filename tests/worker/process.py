@@ -56,6 +56,10 @@ class WorkerProcess:
         self.wait_until(lambda: len(self.said(after, **fields)) >= count, f"{count} x {fields}")
         return self.said(after, **fields)[:count]
 
+    def index(self, **fields: Any) -> int:
+        """Where such a line stands first, for `after`."""
+        return self.lines.index(self.wait(**fields))
+
     def said(self, after: int = 0, **fields: Any) -> list[Line]:
         """All such lines so far."""
         return [line for line in self.lines[after:] if all(line.get(key) == value for key, value in fields.items())]

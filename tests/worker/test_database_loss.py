@@ -27,9 +27,7 @@ def test_an_idle_worker_survives_a_restart(
 ) -> None:
     worker = start(patch={"claimer.IDLE_POLL": 1000}).ready()
     restart(own_server, own_q, mode, worker)
-    worker.wait(signal="connection.restored", what="claimer")
-    mark = worker.mark
-    worker.wait(after=mark - 1, signal="worker.idle")
+    worker.wait(after=worker.index(signal="connection.restored", what="claimer"), signal="worker.idle")
     task = own_q.spawn(["say", "ran"])  # told, not polled: it registered again
     own_q.wait_ended(worker, task)
     assert "connection of the claimer lost" in worker.log
