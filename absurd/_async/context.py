@@ -212,6 +212,7 @@ class AsyncTaskContext:
             tx.result = codec.roundtrip(text)
             self._history.keep(checkpoint, tx.result)
 
+    # SYNC-ONLY: def run_transaction(self, name: str, fn: Callable[[TransactionStep], T]) -> T:
     # [async-only
     @overload
     async def run_transaction(self, name: str, fn: Callable[[TransactionStep], Awaitable[T]]) -> T: ...
@@ -219,7 +220,6 @@ class AsyncTaskContext:
     async def run_transaction(self, name: str, fn: Callable[[TransactionStep], T]) -> T: ...
     async def run_transaction(self, name: str, fn: Callable[[TransactionStep], Any]) -> Any:
         # ]
-        # SYNC-ONLY: def run_transaction(self, name: str, fn: Callable[[TransactionStep], T]) -> T:
         """`transaction` as a call: `fn(tx)` runs only when the step has not committed; returns its kept value."""
         async with self.transaction(name) as tx:
             if not tx.done:

@@ -109,6 +109,21 @@ def test_a_worker_leaves_unknown_tasks_to_others(app: Absurd, rows: Rows, signal
     assert rows("select state::text, claim_no from absurd.live") == [("p", 0)]
 
 
+def test_a_worker_that_claims_ahead_keeps_the_order_of_priority(app: Absurd) -> None:
+    ran: list[int] = []
+
+    @app.register_task("n")
+    def n(params: Any, ctx: Any) -> None:
+        ran.append(params)
+
+    # priorities 0 1 2 0 1 2 ..., so that the order of spawning is never the order of running
+    requests = [{"task_name": "n", "params": n, "priority": n % 3} for n in range(60)]
+    spawned = app.spawn_many(requests)  # type: ignore[arg-type]
+    with _compat.working(app):
+        app.await_task_result(spawned[57]["task_id"], 20)
+    assert ran == sorted(range(60), key=lambda n: (-(n % 3), n))
+
+
 def test_a_task_registered_for_another_queue_fails_saying_so(app: Absurd) -> None:
     app.create_queue("other")
     spawned = app.spawn("lost", {}, queue="main", max_attempts=1)
