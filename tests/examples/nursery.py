@@ -36,6 +36,8 @@ class Worker:
         self._lines = connection.makefile("rb")
         self.socket = connection
         self.pid = int(self._lines.readline())
+        # It says one thing at a time and waits for the answer: nothing is left in the buffer, where no selector sees it.
+        connection.sendall(b".")
         self.place: Place | None = None
         self._free: threading.Thread | None = None
 

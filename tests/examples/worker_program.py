@@ -82,6 +82,7 @@ class _Reporter:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(path)
         self._socket.sendall(f"{os.getpid()}\n".encode())
+        self._socket.recv(1)
         self._lock = threading.Lock()
 
     def report(self, step: str, line: str) -> None:
