@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check gen compat stress clean
+.PHONY: help setup demo test test-all check gen compat stress bench-quick bench clean
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -65,6 +65,12 @@ compat: setup ## third-party clients, unmodified, against our schema (needs node
 
 stress: setup ## long concurrent load, then the invariants
 	@$(PYTEST) -m stress $(ARGS)
+
+bench-quick: setup ## five rows against absurd-sdk, about 3 minutes, on a machine that does nothing else
+	@$(BIN)/python -m benchmarks quick $(ARGS)
+
+bench: setup ## every row, every peer, at most 60 minutes (ARGS='--missing' or '--only ROW,...' to go on)
+	@$(BIN)/python -m benchmarks full $(ARGS)
 
 clean: ## stop the embedded Postgres of this folder, remove .venv and caches (data in .absurd stays)
 	@if test -x $(BIN)/python; then $(BIN)/python -c 'from absurd import embedded; embedded.stop()' 2>/dev/null || true; fi

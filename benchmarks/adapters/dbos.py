@@ -28,10 +28,6 @@ class Dbos(System):
         self._register()
         DBOS.launch()
 
-    def _listen(self) -> None:
-        # Not at installation: a poller that runs already comes down from one second only slowly.
-        DBOS.register_queue(QUEUE, polling_interval_sec=self.options.get("poll", 1.0), on_conflict="always_update")
-
     def install(self) -> None:
         self._launch()
         DBOS.destroy()
@@ -96,11 +92,17 @@ class Dbos(System):
             hits.mark(params["n"])
             return {"ok": True}
 
+    def open_worker(self) -> None:
+        # Before the launch: a queue that appears later is noticed only after a second, and a poller that runs comes
+        # down from another interval only slowly.
+        client = DBOSClient(system_database_url=self.url)
+        client.register_queue(QUEUE, polling_interval_sec=self.options["poll"], on_conflict="always_update")
+        client.destroy()
+
     def work(self, began: Callable[[], None]) -> None:
         # Its launch is most of a second (migrations, recovery); leaving it outside is in its favour.
         self._launch()
         began()
-        self._listen()
         self.stopping.wait()
         DBOS.destroy()
 
