@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from absurd._core import codec, options
 from absurd._core.options import MaxAttempts, SpawnRow
 from absurd._core.registry import Registry
 from absurd._db import procedures
-from absurd.errors import ConfigError, TaskNotFound
+from absurd.errors import ConfigError, InvalidOption, TaskNotFound
 from absurd.types import (
     AbsurdHooks,
     CancellationPolicy,
@@ -229,6 +230,8 @@ class AsyncAbsurd:
 
     async def _prepare(self, request: Mapping[str, Any]) -> tuple[str, SpawnRow]:
         """Target queue and row of one request, after the hook."""
+        if not isinstance(request, Mapping):
+            raise InvalidOption(f"a request is a mapping with task_name, params and options, not {request!r:.40}")
         task_name, params = request.get("task_name", ""), request.get("params")
         given: Any = {key: value for key, value in request.items() if key not in ("task_name", "params")}
         hook = self._hooks.get("before_spawn")
@@ -266,6 +269,9 @@ class AsyncAbsurd:
         Raises TimeoutError after `timeout` seconds and TaskNotFound for an unknown task.
         """
         queue, wanted = self._queue(queue_name), as_uuid(task_id)
+        if isinstance(timeout, (int, float)):
+            timeout = max(timeout, 0)  # a deadline that has passed: one look
+        limit = None if timeout is None else options.seconds_of(timeout, "timeout")
 
         async def look() -> TaskResultSnapshot:
             snapshot = await self.fetch_task_result(wanted, queue)
@@ -273,7 +279,7 @@ class AsyncAbsurd:
                 raise TaskNotFound(f'Task "{wanted}" not found in queue "{queue}"')
             return snapshot
 
-        return await self._watcher.wait(queue, wanted, timeout, look)
+        return await self._watcher.wait(queue, wanted, limit, look)
 
     async def retry_task(
         self,
@@ -286,7 +292,7 @@ class AsyncAbsurd:
         """Give a failed task another run (its checkpoints kept), or spawn a copy. Raises TaskNotFound, RetryRefused."""
         given: dict[str, Any] = {"spawn_new": spawn_new}
         if max_attempts is not None:
-            given["max_attempts"] = max_attempts
+            given["max_attempts"] = options.whole_number(max_attempts, "max_attempts")
         if spawn_new and self._session.mints_ids:
             given["task_id"] = mint_task_id()
         call = procedures.retry_task(self._queue(queue_name), as_uuid(task_id), codec.encode(given), "task_id" in given)
@@ -363,7 +369,7 @@ class AsyncAbsurd:
         """Create a queue (a no-op when it is there) and set the given policy, both or neither."""
         if storage_mode not in ("unpartitioned", "partitioned"):
             raise ConfigError(f'Unsupported queue storage mode "{storage_mode}"')
-        policy = _policy(
+        policy = options.policy(
             partition_lookahead=partition_lookahead,
             partition_lookback=partition_lookback,
             cleanup_ttl=cleanup_ttl,
@@ -387,7 +393,7 @@ class AsyncAbsurd:
         default_max_attempts: int | None = None,
     ) -> None:
         """Change what is given of a queue's policy; intervals in Postgres notation. A no-op without any."""
-        policy = _policy(
+        policy = options.policy(
             partition_lookahead=partition_lookahead,
             partition_lookback=partition_lookback,
             cleanup_ttl=cleanup_ttl,
@@ -434,7 +440,9 @@ class AsyncAbsurd:
     ) -> list[ClaimedTask]:
         """Claim due tasks of the default queue, for code that runs them by itself."""
         rows = await self._session.run(
-            procedures.claim_task(self.queue_name, worker_id, _lease(claim_timeout), batch_size)
+            procedures.claim_task(
+                self.queue_name, options.text(worker_id, "worker_id"), _lease(claim_timeout), batch_size
+            )
         )
         keys = (
             "run_id",
@@ -480,7 +488,7 @@ class AsyncAbsurd:
             raise ConfigError("this client runs a worker already")
         self._worker = Worker(
             self,
-            worker_id=worker_id,
+            worker_id=worker_id and options.text(worker_id, "worker_id"),
             claim_timeout=claim_timeout,
             concurrency=concurrency,
             batch_size=batch_size,
@@ -505,12 +513,9 @@ class AsyncAbsurd:
         return self.queue_name if name is None else options.queue_name(name)
 
 
-def _policy(**options: Any) -> str | None:
-    given = {key: value for key, value in options.items() if value is not None}
-    return procedures.policy_json(**given) if given else None
-
-
-def _lease(claim_timeout: int) -> int:
-    if claim_timeout <= 0:
+def _lease(claim_timeout: float) -> int:
+    if isinstance(claim_timeout, bool) or not isinstance(claim_timeout, (int, float)) or not claim_timeout > 0:
         raise ConfigError("claim_timeout must be > 0: without a lease nobody takes over the task of a worker that died")
-    return claim_timeout
+    if claim_timeout > options.LARGEST_INTEGER:
+        raise ConfigError(f"claim_timeout must be <= {options.LARGEST_INTEGER} seconds")
+    return math.ceil(claim_timeout)

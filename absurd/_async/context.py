@@ -14,7 +14,7 @@ import psycopg
 
 from absurd._async import _compat
 from absurd._async.session import Session, raise_mapped
-from absurd._core import codec
+from absurd._core import codec, options
 from absurd._core.options import seconds_of
 from absurd._core.outcome import Released
 from absurd._core.registry import validated
@@ -288,8 +288,7 @@ class AsyncTaskContext:
         `since`: only payloads emitted after a moment count: an aware datetime, or "task_start" (when the task was
         spawned); default: ever. `returns`: a type for the payload.
         """
-        if not isinstance(event_name, str) or not event_name.strip():
-            raise InvalidOption("event_name must be a non-empty string")
+        options.event_name(event_name)
         limit = None if timeout is None else seconds_of(timeout, "timeout")
         after = self._since(since)
         checkpoint = self._history.next_name(step_name or f"$awaitEvent:{event_name}")
@@ -321,7 +320,7 @@ class AsyncTaskContext:
                 raise TimeoutError(f'Timed out waiting for task "{awaited}"')
             queue_id = self._claim.queue_id
             if queue_name not in (None, self.queue_name):
-                queue_id = await self._client._session.run(procedures.queue_id_of(str(queue_name)))
+                queue_id = await self._client._session.run(procedures.queue_id_of(options.queue_name(queue_name)))
             answer = await self._writer.write(batch.AwaitTask(*self._fence(), checkpoint, queue_id, awaited, limit))
             if answer.letter == "u":
                 raise TaskNotFound(f'Task "{awaited}" not found in queue "{queue_name or self.queue_name}"')
@@ -468,8 +467,7 @@ def as_uuid(value: TaskId) -> uuid.UUID:
 
 def check_event(event_name: Any, mode: str) -> None:
     """Refuse an event without a name, or an unknown mode."""
-    if not isinstance(event_name, str) or not event_name.strip():
-        raise InvalidOption("event_name must be a non-empty string")
+    options.event_name(event_name)
     if mode not in ("latch", "next"):
         raise InvalidOption(
             f'unknown emit mode {mode!r}: use "latch" (first emit wins) or "next" (replaces, wakes waiters)'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -11,8 +12,15 @@ from typing import Any, NamedTuple
 from absurd._core import codec
 from absurd._core.registry import RegisteredTask
 from absurd.errors import ConfigError, InvalidOption
+from absurd.types import SpawnOptions
 
 QUEUE_NAME_BYTES = 57
+#: Event names and idempotency keys are index entries, which Postgres limits to 2,704 bytes with all that belongs to them.
+KEY_BYTES = 2048
+LARGEST_INTEGER = 2**31 - 1
+SPAWN_OPTIONS = frozenset(SpawnOptions.__annotations__)
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class SpawnRow(NamedTuple):
@@ -41,11 +49,49 @@ UNSET = Unset()
 
 def queue_name(name: str) -> str:
     """A legal queue name; ValueError (ConfigError) otherwise, before any connection is made."""
-    if not name or not name.strip():
+    if not isinstance(name, str) or not name.strip():
         raise ConfigError("Queue name must be provided")
     if len(name.encode("utf-8", "surrogatepass")) > QUEUE_NAME_BYTES:
         raise ConfigError(f'Queue name "{name}" is too long (max {QUEUE_NAME_BYTES} bytes).')
+    if _UNSTORABLE.search(name):
+        raise ConfigError(f"Queue name {name!a} holds NUL or half a surrogate pair, which Postgres cannot store")
     return name
+
+
+def text(value: Any, what: str, most: int | None = None) -> str:
+    """A text that Postgres can store, of at most so many bytes; InvalidOption naming `what` otherwise."""
+    if not isinstance(value, str):
+        raise InvalidOption(f"{what} must be a string, not {type(value).__name__}")
+    if _UNSTORABLE.search(value):
+        raise InvalidOption(f"{what} {value[:40]!a} holds NUL or half a surrogate pair, which Postgres cannot store")
+    if most is not None and len(value.encode()) > most:
+        raise InvalidOption(f"{what} {value[:40]!r}... is longer than {most} bytes: shorten it")
+    return value
+
+
+def event_name(value: Any) -> str:
+    """A legal event name; InvalidOption otherwise."""
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidOption("event_name must be a non-empty string")
+    return text(value, "event_name", KEY_BYTES)
+
+
+def policy(**options: Any) -> str | None:
+    """The policy keys that are given, as JSON text; None without any."""
+    given = {key: value for key, value in options.items() if value is not None}
+    for key in ("cleanup_limit", "default_max_attempts"):
+        if key in given:
+            whole_number(given[key], key)
+    return codec.encode(given, what="queue policy") if given else None
+
+
+def whole_number(value: Any, what: str) -> int:
+    """An integer from 1 to what Postgres holds; InvalidOption otherwise."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidOption(f"{what} must be an integer, not {value!r}")
+    if not 1 <= value <= LARGEST_INTEGER:
+        raise InvalidOption(f"{what} must be >= 1" if value < 1 else f"{what} must be <= {LARGEST_INTEGER}")
+    return value
 
 
 def target_queue(task_name: str, task: RegisteredTask | None, asked: str | None) -> str:
@@ -65,15 +111,18 @@ def spawn_row(
     """Merge and check; raises ConfigError, InvalidOption, NotSerializable, ValueTooLarge or ValidationFailed."""
     if not isinstance(task_name, str) or not task_name.strip():
         raise InvalidOption("task_name must be provided")
+    text(task_name, "task_name")
+    unknown = set(options) - SPAWN_OPTIONS
+    if unknown:
+        raise InvalidOption(f"unknown spawn options {sorted(unknown)}: use {', '.join(sorted(SPAWN_OPTIONS))}")
     if task is not None:
         params = task.check_params(params)
     key = options.get("idempotency_key")
-    if key is not None and not isinstance(key, str):
-        raise InvalidOption(f"idempotency_key must be a string, not {type(key).__name__}")
-    text = codec.encode(params, what="params")
-    return SpawnRow(
-        task_name, text, key, fingerprint(task_name, text) if key else None, _spec(options, task, client_attempts)
-    )
+    if key is not None:
+        text(key, "idempotency_key", KEY_BYTES)
+    encoded = codec.encode(params, what="params")
+    mark = fingerprint(task_name, encoded) if key else None
+    return SpawnRow(task_name, encoded, key, mark, _spec(options, task, client_attempts))
 
 
 def fingerprint(task_name: str, params: str) -> str:
@@ -86,7 +135,7 @@ def _spec(options: Mapping[str, Any], task: RegisteredTask | None, client_attemp
     spec: dict[str, Any] = {}
     # precedence: call, registration, client if given explicitly, queue, then the SDK's fallback
     if options.get("max_attempts") is not None:
-        spec["max_attempts"] = _attempts(options["max_attempts"])
+        spec["max_attempts"] = whole_number(options["max_attempts"], "max_attempts")
     elif task is not None and task.default_max_attempts is not None:
         spec["max_attempts"] = task.default_max_attempts
     elif client_attempts.explicit:
@@ -100,19 +149,13 @@ def _spec(options: Mapping[str, Any], task: RegisteredTask | None, client_attemp
     if cancellation is not None:
         spec["cancellation"] = _cancellation(cancellation)
     if options.get("headers") is not None:
-        spec["headers"] = options["headers"]
+        if not isinstance(options["headers"], Mapping):
+            raise InvalidOption(f"headers must be a mapping, not {type(options['headers']).__name__}")
+        spec["headers"] = dict(options["headers"])
     if options.get("priority") is not None:
         spec["priority"] = _priority(options["priority"])
     spec.update(_start(options.get("start_at"), options.get("delay")))
     return codec.encode(spec, what="spawn options")
-
-
-def _attempts(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidOption(f"max_attempts must be an integer, not {value!r}")
-    if value < 1:
-        raise InvalidOption("max_attempts must be >= 1")
-    return value
 
 
 def _priority(value: Any) -> int:

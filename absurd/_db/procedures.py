@@ -5,7 +5,6 @@ JSON travels as text (`%s::jsonb`), already encoded. Ids are `uuid.UUID`.
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
@@ -267,8 +266,3 @@ def unserved_tasks(queue_id: int, names: list[str], overdue: float) -> Call[list
         list,
         True,
     )
-
-
-def policy_json(**given: Any) -> str:
-    """The given policy keys as JSON text."""
-    return json.dumps(given)

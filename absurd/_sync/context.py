@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import psycopg
 
-from absurd._core import codec
+from absurd._core import codec, options
 from absurd._core.options import seconds_of
 from absurd._core.outcome import Released
 from absurd._core.registry import validated
@@ -274,8 +274,7 @@ class TaskContext:
         `since`: only payloads emitted after a moment count: an aware datetime, or "task_start" (when the task was
         spawned); default: ever. `returns`: a type for the payload.
         """
-        if not isinstance(event_name, str) or not event_name.strip():
-            raise InvalidOption("event_name must be a non-empty string")
+        options.event_name(event_name)
         limit = None if timeout is None else seconds_of(timeout, "timeout")
         after = self._since(since)
         checkpoint = self._history.next_name(step_name or f"$awaitEvent:{event_name}")
@@ -307,7 +306,7 @@ class TaskContext:
                 raise TimeoutError(f'Timed out waiting for task "{awaited}"')
             queue_id = self._claim.queue_id
             if queue_name not in (None, self.queue_name):
-                queue_id = self._client._session.run(procedures.queue_id_of(str(queue_name)))
+                queue_id = self._client._session.run(procedures.queue_id_of(options.queue_name(queue_name)))
             answer = self._writer.write(batch.AwaitTask(*self._fence(), checkpoint, queue_id, awaited, limit))
             if answer.letter == "u":
                 raise TaskNotFound(f'Task "{awaited}" not found in queue "{queue_name or self.queue_name}"')
@@ -450,8 +449,7 @@ def as_uuid(value: TaskId) -> uuid.UUID:
 
 def check_event(event_name: Any, mode: str) -> None:
     """Refuse an event without a name, or an unknown mode."""
-    if not isinstance(event_name, str) or not event_name.strip():
-        raise InvalidOption("event_name must be a non-empty string")
+    options.event_name(event_name)
     if mode not in ("latch", "next"):
         raise InvalidOption(
             f'unknown emit mode {mode!r}: use "latch" (first emit wins) or "next" (replaces, wakes waiters)'

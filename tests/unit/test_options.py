@@ -10,7 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from absurd._core.options import MaxAttempts, fingerprint, queue_name, seconds_of, spawn_row, target_queue
+from absurd._core.options import (
+    KEY_BYTES,
+    SPAWN_OPTIONS,
+    MaxAttempts,
+    event_name,
+    fingerprint,
+    policy,
+    queue_name,
+    seconds_of,
+    spawn_row,
+    target_queue,
+    text,
+    whole_number,
+)
 from absurd._core.registry import RegisteredTask
 from absurd.errors import ConfigError, InvalidOption, NotSerializable
 
@@ -87,6 +100,69 @@ def test_params_that_json_cannot_hold_are_refused_with_their_place() -> None:
         spawn_row("a", {"a": [object()]}, {}, None, FALLBACK)
 
 
+def test_an_option_nobody_knows_is_refused_by_name() -> None:
+    with pytest.raises(InvalidOption, match=r"unknown spawn options \['prio'\]: use cancellation, delay, headers"):
+        spawn_row("a", {}, {"prio": 3}, None, FALLBACK)
+    assert {"max_attempts", "queue", "idempotency_key", "priority", "start_at", "delay"} < SPAWN_OPTIONS
+
+
+@pytest.mark.parametrize("headers", ["x", [1], 7, [("a", 1)]])
+def test_headers_are_a_mapping(headers: Any) -> None:
+    with pytest.raises(InvalidOption, match=r"headers must be a mapping"):
+        spawn_row("a", {}, {"headers": headers}, None, FALLBACK)
+
+
+# -- texts and numbers ----------------------------------------------------------------------------------------------------
+
+UNSTORABLE = ["nul\0", "half \ud800", "\udfff"]
+
+
+@pytest.mark.parametrize("bad", UNSTORABLE)
+def test_a_text_postgres_cannot_store_is_refused_by_name(bad: str) -> None:
+    with pytest.raises(InvalidOption, match=r"task_name .* holds NUL or half a surrogate pair"):
+        spawn_row(bad, {}, {}, None, FALLBACK)
+    with pytest.raises(InvalidOption, match=r"idempotency_key .* holds NUL or half a surrogate pair"):
+        spawn_row("a", {}, {"idempotency_key": bad}, None, FALLBACK)
+    with pytest.raises(InvalidOption, match=r"event_name .* holds NUL or half a surrogate pair"):
+        event_name(bad)
+    with pytest.raises(ConfigError, match=r"Queue name .* holds NUL or half a surrogate pair"):
+        queue_name(bad)
+    with pytest.raises(NotSerializable, match=r"queue policy cannot be stored"):
+        policy(cleanup_ttl=bad)
+
+
+def test_keys_and_event_names_are_as_long_as_an_index_entry_may_be() -> None:
+    for longest in ("x" * KEY_BYTES, "ü" * (KEY_BYTES // 2)):
+        assert event_name(longest) == longest
+        with pytest.raises(InvalidOption, match=r"event_name .* is longer than 2048 bytes: shorten it"):
+            event_name(longest + "x")
+        with pytest.raises(InvalidOption, match=r"idempotency_key .* is longer than 2048 bytes"):
+            spawn_row("a", {}, {"idempotency_key": longest + "x"}, None, FALLBACK)
+
+
+@pytest.mark.parametrize("bad", [None, 7, b"a"])
+def test_what_is_no_text_is_refused_by_name(bad: Any) -> None:
+    with pytest.raises(InvalidOption, match=r"worker_id must be a string, not "):
+        text(bad, "worker_id")
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [(0, ">= 1"), (-1, ">= 1"), (2**31, "<= 2147483647"), (1.0, "integer"), ("1", "integer"), (True, "integer")],
+)
+def test_a_whole_number_is_one_postgres_can_hold(value: Any, says: str) -> None:
+    with pytest.raises(InvalidOption, match=f"cleanup_limit must be .*{says}"):
+        whole_number(value, "cleanup_limit")
+    with pytest.raises(InvalidOption, match=says):
+        policy(cleanup_limit=value)
+    assert whole_number(2**31 - 1, "cleanup_limit") == 2**31 - 1
+
+
+def test_a_policy_sends_what_is_given_and_nothing_else() -> None:
+    assert policy(cleanup_ttl=None, detach_mode=None) is None
+    assert policy(cleanup_ttl="1 day", cleanup_limit=7, detach_mode=None) == '{"cleanup_ttl":"1 day","cleanup_limit":7}'
+
+
 # -- queues --------------------------------------------------------------------------------------------------------------
 
 
@@ -95,8 +171,8 @@ def test_a_legal_queue_name_is_taken_as_it_is(name: str) -> None:
     assert queue_name(name) == name
 
 
-@pytest.mark.parametrize("name", ["", "  ", "\t"])
-def test_a_queue_needs_a_name(name: str) -> None:
+@pytest.mark.parametrize("name", ["", "  ", "\t", None, 7])
+def test_a_queue_needs_a_name(name: Any) -> None:
     with pytest.raises(ConfigError, match="Queue name must be provided"):
         queue_name(name)
 

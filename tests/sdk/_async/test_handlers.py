@@ -16,6 +16,7 @@ from absurd import (
     AsyncTaskContext,
     CancelledTask,
     ConfigError,
+    InvalidOption,
     SuspendTask,
     get_current_context,
 )
@@ -369,6 +370,8 @@ async def test_a_heartbeat_renews_the_lease(app: AsyncAbsurd, drive: Driver, row
 
     @app.register_task("beats")
     async def beats(params: Any, ctx: Any) -> Any:
+        with pytest.raises(InvalidOption, match=r"must be > 0|must be >= 1|greater than"):
+            await ctx.heartbeat(0)
         await ctx.heartbeat(5000)
         by_hand = rows(left)[0]
         await ctx.heartbeat()

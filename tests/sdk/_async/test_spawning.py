@@ -366,6 +366,14 @@ async def test_a_bad_request_in_a_chunk_spawns_none_of_it(app: AsyncAbsurd, rows
     assert rows("select from absurd.tasks") == []
 
 
+async def test_what_is_no_request_or_has_an_unknown_option_is_refused(app: AsyncAbsurd, rows: Rows) -> None:
+    wrong: list[Any] = ["a", ("a", {}), {"task_name": "a", "queue": "main", "prio": 3}]
+    for request in wrong:
+        with pytest.raises(InvalidOption, match=r"a request is a mapping|unknown spawn options"):
+            await app.spawn_many([request])
+    assert rows("select from absurd.tasks") == []
+
+
 async def test_equal_keys_in_one_call_make_one_task(app: AsyncAbsurd, rows: Rows) -> None:
     first, second = await app.spawn_many(
         [{"task_name": "a", "params": n, "queue": "main", "idempotency_key": "k"} for n in (1, 2)]

@@ -43,11 +43,19 @@ def test_a_claimed_task_tells_all_a_runner_needs(app: Absurd) -> None:
 
 
 def test_a_claim_without_a_lease_is_refused(app: Absurd) -> None:
-    for lease in (0, -1):
-        with pytest.raises(ConfigError, match="claim_timeout must be > 0"):
+    leases: list[Any] = [0, -1, float("nan"), "1", None, 2**31]
+    for lease in leases:
+        with pytest.raises(ConfigError, match=r"claim_timeout must be (>|<=) "):
             app.claim_tasks(claim_timeout=lease)
-        with pytest.raises(ConfigError, match="claim_timeout must be > 0"):
+        with pytest.raises(ConfigError, match=r"claim_timeout must be (>|<=) "):
             app.work_batch(claim_timeout=lease)
+
+
+def test_a_lease_of_a_fraction_is_rounded_up(app: Absurd, rows: Rows) -> None:
+    app.spawn("a", {}, queue="main")
+    fraction: Any = 0.5
+    assert len(app.claim_tasks(claim_timeout=fraction)) == 1
+    assert rows("select lease_until - started_at = interval '1 s' from absurd.live") == [True]
 
 
 def test_a_batch_runs_one_after_the_other_in_order_and_no_more_than_its_size(app: Absurd) -> None:
@@ -97,6 +105,7 @@ def test_unknown_tasks_are_put_off_by_different_but_stable_times(app: Absurd, ro
     app.work_batch(batch_size=20)
     waits = rows("select round(extract(epoch from due_at - started_at), 1)::float from absurd.live")
     assert len(set(waits)) > 10
+    assert all(15 <= wait <= 30.1 for wait in waits)
 
 
 def test_a_worker_leaves_unknown_tasks_to_others(app: Absurd, rows: Rows, signals: _compat.Signals) -> None:

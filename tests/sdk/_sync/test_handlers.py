@@ -16,6 +16,7 @@ from absurd import (
     Absurd,
     CancelledTask,
     ConfigError,
+    InvalidOption,
     SuspendTask,
     TaskContext,
     get_current_context,
@@ -363,6 +364,8 @@ def test_a_heartbeat_renews_the_lease(app: Absurd, drive: Driver, rows: Rows) ->
 
     @app.register_task("beats")
     def beats(params: Any, ctx: Any) -> Any:
+        with pytest.raises(InvalidOption, match=r"must be > 0|must be >= 1|greater than"):
+            ctx.heartbeat(0)
         ctx.heartbeat(5000)
         by_hand = rows(left)[0]
         ctx.heartbeat()

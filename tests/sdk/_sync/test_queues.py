@@ -71,8 +71,10 @@ def test_bad_names_modes_and_policies_are_refused_with_nothing_half_made(app: Ab
     for name in ("", " ", "q" * 58):
         with pytest.raises(ValueError, match="Queue name"):
             app.create_queue(name)
-    with pytest.raises(InvalidOption, match="cleanup_limit"):
-        app.set_queue_policy(cleanup_limit=-1)
+    limits: list[Any] = [0, -1, "x", 2**31]
+    for limit in limits:
+        with pytest.raises(InvalidOption, match="cleanup_limit"):
+            app.set_queue_policy(cleanup_limit=limit)
     with pytest.raises(InvalidOption, match="cleanup_ttl"):
         app.set_queue_policy(cleanup_ttl="soon")
     assert app.list_queues() == ["main"]

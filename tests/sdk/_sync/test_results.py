@@ -70,9 +70,16 @@ def test_an_awaited_task_that_is_unknown_is_an_error(app: Absurd) -> None:
 
 def test_waiting_for_a_task_ends_with_its_timeout_and_leaves_no_watcher(app: Absurd) -> None:
     spawned = app.spawn("a", {}, queue="main")
-    for timeout in (0, 0.05):
+    for timeout in (0, 0.05, -1):
         with pytest.raises(TimeoutError, match=f'Timed out waiting for task "{spawned["task_id"]}"'):
             app.await_task_result(spawned["task_id"], timeout=timeout)
+
+
+def test_what_is_no_timeout_is_refused_by_name(app: Absurd) -> None:
+    timeouts: list[Any] = [float("nan"), "1", [1]]
+    for timeout in timeouts:
+        with pytest.raises(InvalidOption, match="timeout must be seconds >= 0"):
+            app.await_task_result(UNKNOWN, timeout=timeout)
 
 
 @pytest.mark.parametrize("end", ["complete", "fail", "cancel"])
@@ -209,6 +216,10 @@ def test_a_retry_that_is_not_possible_says_why(app: Absurd, conn: Connection) ->
     with pytest.raises(TaskNotFound):
         app.retry_task(UNKNOWN)
     spawned = app.spawn("a", {}, queue="main", max_attempts=2)
+    limits: list[Any] = [0, -1, "x", 1.5]
+    for limit in limits:
+        with pytest.raises(InvalidOption, match="max_attempts must be"):
+            app.retry_task(spawned["task_id"], max_attempts=limit)
     with pytest.raises(RetryRefused, match="not currently failed"):
         app.retry_task(spawned["task_id"])
     for _ in range(2):

@@ -347,6 +347,14 @@ def test_a_bad_request_in_a_chunk_spawns_none_of_it(app: Absurd, rows: Rows) -> 
     assert rows("select from absurd.tasks") == []
 
 
+def test_what_is_no_request_or_has_an_unknown_option_is_refused(app: Absurd, rows: Rows) -> None:
+    wrong: list[Any] = ["a", ("a", {}), {"task_name": "a", "queue": "main", "prio": 3}]
+    for request in wrong:
+        with pytest.raises(InvalidOption, match=r"a request is a mapping|unknown spawn options"):
+            app.spawn_many([request])
+    assert rows("select from absurd.tasks") == []
+
+
 def test_equal_keys_in_one_call_make_one_task(app: Absurd, rows: Rows) -> None:
     first, second = app.spawn_many(
         [{"task_name": "a", "params": n, "queue": "main", "idempotency_key": "k"} for n in (1, 2)]
