@@ -69,7 +69,21 @@ class Queue:
         def ended() -> bool:
             return all(self.state(task_id) in ("completed", "failed", "cancelled") for task_id in task_ids)
 
-        worker.wait_until(ended, "the end of the tasks")
+        try:
+            worker.wait_until(ended, "the end of the tasks")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.report()}") from None
+
+    def report(self) -> str:
+        """What the database says, for a failure."""
+        questions = [
+            "select * from absurd.live limit 10",
+            "select * from absurd.idle",
+            "select pid, application_name, state, wait_event, backend_xid, left(query, 80) from pg_stat_activity"
+            " where datname = current_database()",
+            "select now(), pg_current_snapshot()",
+        ]
+        return "\n".join(str(row) for question in questions for row in self.conn.execute(question))
 
 
 @pytest.fixture(params=["async", "sync"])

@@ -92,12 +92,12 @@ def test_a_busy_worker_survives_the_end_of_all_its_connections_again_and_again(
     warm_up(q, worker)
     held = q.spawn(["step", "one", [["say", "in one"], ["gate", str(gate)]]], ["returns", 1])
     worker.wait(said="in one")
-    flood = [q.spawn(["step", "a", []], ["step", "b", []], ["returns", number]) for number in range(60)]
+    flood = []
     for _ in range(5):
+        flood += [q.spawn(["step", "a", []], ["step", "b", []], ["returns", 1]) for _ in range(20)]
         for backend in backends(q):
             q.conn.execute("select pg_terminate_backend(%s)", (backend,))
-        mark = worker.mark
-        worker.wait(after=mark, signal="batch.sent")
+        q.wait_ended(worker, flood[-1])
     gate.open()
     q.wait_ended(worker, held, *flood)
     assert {q.state(task) for task in (held, *flood)} == {"completed"}
