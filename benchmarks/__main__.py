@@ -51,7 +51,7 @@ def main() -> int:
         results.compact()
     page = ROOT / "docs" / "benchmarks.md" if published and args.profile == "full" else CACHE / f"{args.profile}.md"
     report.write(page, folder / "plots" if page.parent != CACHE else CACHE / "plots", chosen, results)
-    print("\n" + targets.table(results))
+    print("\n" + targets.table(results, {row.name for row in chosen}))
     print(f"\nlines: {_near(results.path)}, page: {_near(page)}")
     return 0
 

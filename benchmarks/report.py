@@ -40,7 +40,12 @@ _METHOD = """## How it is measured
 def write(page: Path, pictures: Path, rows: Sequence[Row], results: Results) -> None:
     """Write the page and one picture for each row of more than one contender."""
     pictures.mkdir(parents=True, exist_ok=True)
-    parts = [_HEAD, _machine(results), "## Targets\n\n" + targets.table(results) + "\n", "## Figures\n"]
+    parts = [
+        _HEAD,
+        _machine(results),
+        "## Targets\n\n" + targets.table(results, {row.name for row in rows}) + "\n",
+        "## Figures\n",
+    ]
     for row in rows:
         lines = results.of(row.name)
         if not lines:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -240,10 +240,12 @@ def _value(line: Mapping[str, Any], metric: str) -> float | None:
     return None if found is None else float(found)
 
 
-def table(results: Results) -> str:
-    """Every target as a line of a Markdown table."""
+def table(results: Results, rows: Collection[str] | None = None) -> str:
+    """Every target as a line of a Markdown table; only those of some rows where a shorter run measures no others."""
     lines = ["| figure | at least | ours | against | ratio | verdict | aim |", "|---|---|---|---|---|---|---|"]
     for target in TARGETS:
+        if rows is not None and not {target.row, target.other or target.row} <= set(rows):
+            continue
         verdict = judge(target, results)
         against = f"{rounded(verdict.theirs)} {verdict.opponent}".strip() if target.against else "-"
         aim = "-" if target.aim is None else f"{rounded(target.aim)}: {'met' if verdict.aim_met else 'not met'}"

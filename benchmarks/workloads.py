@@ -308,11 +308,12 @@ def latency(bench: Bench) -> Run:
                 cpu = worker.cpu() - cpu
                 meter.stop()
             marks = {int(number): at for number, at in worker.stop()["marks"].items()}
+        cost = meter.cost(cpu)
     missing = [number for number in range(bench.n) if number not in marks]
     if missing:
         raise AdapterFailed(f"{len(missing)} of {bench.n} samples never arrived")
     samples = [(marks[number] - at) * 1000 for number, at in enumerate(times)]
-    return Run(percentile(samples, 0.5), bench.n, meter.cost(cpu), samples)
+    return Run(percentile(samples, 0.5), bench.n, cost, samples)
 
 
 # ---------------------------------------------------------------- SQL alone
