@@ -94,7 +94,7 @@ class Server:
             self._templates.discard(database)
 
     def _do(self, text: str, *names: str) -> None:
-        self.conn.execute(sql.SQL(text).format(*(sql.Identifier(name) for name in names)))  # type: ignore[arg-type]
+        self.conn.execute(sql.SQL(text).format(*(sql.Identifier(name) for name in names)))
 
     def _scalar(self, query: Any) -> Any:
         row = self.conn.execute(query).fetchone()

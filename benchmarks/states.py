@@ -70,8 +70,7 @@ def multiply(conn: psycopg.Connection, family: str, state: str, more: int) -> No
         ).fetchall()
         columns = [str(name) for (name,) in found]
         values = sql.SQL(", ").join(
-            sql.SQL(changes[name]) if name in changes else sql.Identifier("o", name)  # type: ignore[arg-type]
-            for name in columns
+            sql.SQL(changes[name]) if name in changes else sql.Identifier("o", name) for name in columns
         )
         conn.execute(
             sql.SQL("insert into absurd.{0} ({1}) select {2} from absurd.{0} o cross join clones c").format(

@@ -89,7 +89,7 @@ class Bench:
 
     def _from(self, template: str, url: str) -> None:
         # `template()` has made an empty database of the right name: replace it by a copy.
-        name = conninfo_to_dict(url)["dbname"]
+        name = str(conninfo_to_dict(url)["dbname"])
         self.server.drop(name)
         self.server.conn.execute(f'create database "{name}" template "{template}"')
 

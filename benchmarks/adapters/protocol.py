@@ -231,7 +231,10 @@ class Roles:
         gaps = random.Random(self.job.get("seed", 0))
         for number in self._numbers:
             pause = gaps.uniform(0.02, 0.08)
-            await (asyncio.sleep(pause) if self.is_async else settle(time.sleep(pause)))
+            if self.is_async:
+                await asyncio.sleep(pause)
+            else:
+                time.sleep(pause)
             if self.job["verb"] == "emit":
                 await settle(self.system.emit(f"event-{number}"))
             else:

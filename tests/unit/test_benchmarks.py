@@ -177,6 +177,15 @@ def test_a_ratio_target_is_held_against_the_better_opponent(results: Results) ->
     assert verdict.ratio == pytest.approx(30 / 16)
 
 
+def test_the_better_opponent_is_the_quicker_one_where_less_is_better(results: Results) -> None:
+    target = Target("f", "2x", "r", "ours-sync", ("dbos",), factor=2, lower=True)
+    results.put(
+        [line("r", "ours-sync", 5.0), line("r", "dbos", 30.0, "poll 1 s"), line("r", "dbos", 8.0, "poll 0.02 s")]
+    )
+    verdict = judge(target, results)
+    assert (verdict.theirs, verdict.met) == (8, False)
+
+
 def test_a_ratio_target_without_an_opponent_is_not_met(results: Results) -> None:
     results.put([line("r", "ours-sync", 30.0)])
     verdict = judge(Target("f", "2x", "r", "ours-sync", ("dbos",), factor=2), results)
