@@ -21,7 +21,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("profile", choices=("quick", "full"), help="five rows, or all")
     parser.add_argument("--only", default="", metavar="ROW,...", help="these rows, measured again")
-    parser.add_argument("--missing", action="store_true", help="only what has no figure yet")
+    parser.add_argument("--missing", action="store_true", help="only rows that lack a figure")
     parser.add_argument("--systems", default="", metavar="SYSTEM,...", help="these systems (ours-async, dbos, ...)")
     parser.add_argument("--runs", type=int, help="runs of each (default 3)")
     parser.add_argument("--scale", type=float, default=1.0, help="amounts times this; below 1 nothing is published")
@@ -61,25 +61,25 @@ def _measure(args: argparse.Namespace, chosen: list[rows.Row], results: Results)
     deadline = time.monotonic() + args.minutes * 60
     with server.running() as started:
         here = server.machine(started)
-        results.put(
-            [{"kind": "machine", "at": datetime.now(UTC).isoformat(timespec="seconds"), "scale": args.scale, **here}]
-        )
+        window = datetime.now(UTC).isoformat(timespec="seconds")
+        results.put([{"kind": "machine", "at": window, "scale": args.scale, **here}])
         print(" ".join(f"{name}={value}" for name, value in here["settings"].items()))
         print(
             f"{here['cores']} cores ({here['cpu']}), {here['memory_mb']} MB, {here['system']}, Python {here['python']}"
         )
         run = runner(started, args.scale)
         for row in chosen:
-            who = missing(row, results) if args.missing else row.contenders
-            who = tuple(one for one in who if not systems or one.system in systems)
-            if not who:
+            who = tuple(one for one in row.contenders if not systems or one.system in systems)
+            # A row that lacks one figure is measured again as a whole: its figures belong into one window.
+            if not who or (args.missing and not set(who) & set(missing(row, results))):
                 continue
             if time.monotonic() > deadline:
                 print(f"time is up: {row.name} and what follows is left for --missing")
                 break
             print(f"{row.name}: {row.title}", flush=True)
             say = lambda text: print(text, flush=True)  # noqa: E731
-            results.put(measure(row, who, run, min(args.runs or row.runs, row.runs) or 1, say))
+            lines = measure(row, who, run, min(args.runs or row.runs, row.runs) or 1, say)
+            results.put([one | {"window": window} for one in lines])
             started.forget_filled()
 
 

@@ -35,7 +35,7 @@ TABLES: Mapping[tuple[str, str], Sequence[tuple[str, Mapping[str, str]]]] = {
     ("ours", "due"): (("tasks", {"task_id": _TASK}), ("live", {"task_id": _TASK})),
     ("ours", "sleeping"): (
         ("tasks", {"task_id": _TASK}),
-        ("live", {"task_id": _TASK}),
+        ("live", {"task_id": _TASK, "wake_event": _EVENT}),
         ("events", {"event_name": _EVENT}),
         ("waits", {"task_id": _TASK, "event_name": _EVENT}),
     ),

@@ -206,10 +206,12 @@ TARGETS: tuple[Target, ...] = (*_drains(), *SPAWNS, *_latencies(), *EVENTS, *_gr
 def judge(target: Target, results: Results) -> Verdict:
     """Hold one target against what was measured; the better setting of the system and of its opponents counts."""
     lower = target.lower or target.metric in _COSTS
-    ours, _ = _best(target, results, target.row, (target.system,), lower)
-    theirs, opponent = (
-        _best(target, results, target.other or target.row, target.against, lower) if target.against else (None, "")
-    )
+    ours, _, window = _best(target, results, target.row, (target.system,), lower)
+    theirs, opponent, other = None, "", window
+    if target.against:
+        theirs, opponent, other = _best(target, results, target.other or target.row, target.against, lower)
+    if theirs is not None and other != window:
+        opponent += ", measured in another window"
     times = ratio(ours, theirs, lower=lower)
     met = False
     if target.factor is not None:
@@ -224,14 +226,15 @@ def judge(target: Target, results: Results) -> Verdict:
 
 def _best(
     target: Target, results: Results, row: str, systems: tuple[str, ...], lower: bool
-) -> tuple[float | None, str]:
+) -> tuple[float | None, str, str]:
+    """The best value, whose it is, and the run of the harness it comes from."""
     known = [
-        (value, f"{line['system']} ({line['setting']})")
+        (value, f"{line['system']} ({line['setting']})", str(line.get("window", "")))
         for line in results.of(row, *systems)
         if (value := _value(line, target.metric)) is not None
     ]
     if not known:
-        return None, ""
+        return None, "", ""
     return min(known) if lower else max(known)
 
 

@@ -11,9 +11,10 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
-from benchmarks import figures, pgbench, plots, report, rows, targets, workloads
+from benchmarks import figures, pgbench, plots, report, rows, states, targets, workloads
 from benchmarks.adapters.protocol import Hits, Roles, System
 from benchmarks.environments import ROOT
 from benchmarks.harness import measure, missing
@@ -210,6 +211,14 @@ def test_growth_is_held_against_the_same_system_in_another_row(results: Results)
     assert judge(target, results).met
 
 
+def test_a_ratio_of_two_windows_says_so(results: Results) -> None:
+    target = Target("f", "2x", "r", "ours-sync", ("dbos",), factor=2)
+    results.put([line("r", "ours-sync", 30.0, window="today"), line("r", "dbos", 10.0, window="today")])
+    assert judge(target, results).opponent == "dbos (a)"
+    results.put([line("r", "dbos", 10.0, window="tomorrow")])
+    assert judge(target, results).opponent == "dbos (a), measured in another window"
+
+
 def test_every_target_names_a_row_and_systems_that_are_measured() -> None:
     measured = {row.name: {one.system for one in row.contenders} for row in rows.full()}
     for target in targets.TARGETS:
@@ -349,3 +358,30 @@ def test_bulk_calls_are_cut_to_size() -> None:
     system = Recorder()
     Roles(system, {"role": "spawn_bulk", "n": 5, "every": 2}, iter(["go"])).run()
     assert system.calls == ["open", [0, 1], [2, 3], [4]]
+
+
+# ---------------------------------------------------------------- large states
+
+
+@pytest.mark.parametrize("state", ["finished", "sleeping", "due"])
+def test_a_large_past_made_by_copying_is_one_the_engine_could_have_made(
+    state: str, conn: psycopg.Connection[Any]
+) -> None:
+    conn.execute("select absurd.create_queue('bench')")
+    task = "select run_id, task_id from absurd.spawn_task('bench', 'work', '{}')"
+    run, task_id = conn.execute(task).fetchone() or ("", "")
+    if state != "due":
+        conn.execute("select absurd.claim_task('bench', 'w', 60, 1)")
+    if state == "finished":
+        conn.execute("select absurd.complete_run('bench', %s, '1')", (run,))
+    if state == "sleeping":
+        conn.execute("select absurd.await_event('bench', %s, %s, 'step', 'event-0', null)", (task_id, run))
+        assert states.scalar(conn, states.SLEEPING["ours"]) == 1
+    states.multiply(conn, "ours", state, 20)
+    assert conn.execute("select * from absurd.check_invariants()").fetchall() == []
+    assert states.scalar(conn, "select count(distinct task_id) from absurd.tasks") == 21
+    assert states.scalar(conn, states.UNFINISHED["ours"]) is (state != "finished")
+    if state == "sleeping":
+        # Each waits for an event of its own: waking one wakes nobody else.
+        conn.execute("select absurd.emit_event('bench', 'asleep-7', '1')")
+        assert states.scalar(conn, states.SLEEPING["ours"]) == 20
