@@ -294,7 +294,11 @@ RULES: tuple[Rule, ...] = (
     Rule("P0001", r"^Queue .* does not exist", QueueNotFound),
     Rule("P0001", r"not found (in queue|for checkpoint|while awaiting event)", TaskNotFound),
     Rule("P0001", r"is not currently running|cannot be failed|must be running to await", TaskNotRunning),
-    Rule("P0001", r"is not currently failed|must be greater than current attempts|has used its last attempt", RetryRefused),
+    Rule(
+        "P0001",
+        r"is not currently failed|must be greater than current attempts|has used its last attempt",
+        RetryRefused,
+    ),
     Rule("P0001", r"does not have an active claim", LeaseLost),
     Rule("P0001", r"does not belong to task", TaskError),
     Rule("P0001", r"event_name must be", EventError),
