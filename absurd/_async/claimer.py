@@ -1,7 +1,8 @@
 """The claimer: keeps the slots fed, and sleeps without missing a wake-up.
 
-It claims on the connection it listens on. Having found nothing, it registers as idle, commits, and claims again until every
-transaction that might have looked for idle workers before that commit has ended (sql/src/35_wake.sql); only then it sleeps:
+It claims on the connection it listens on. Having found nothing, it registers as idle, commits, takes a transaction id, and
+claims again until every older transaction has ended: one of them may have looked for idle workers before that commit
+(sql/src/35_wake.sql). Only then it sleeps:
 until something is due, a producer notifies it, a run of its own worker is suspended, or the fallback poll.
 """
 
@@ -138,23 +139,24 @@ class Claimer:
     async def _idle(self, room: int) -> None:
         """Nothing was due: sleep without missing a wake-up. Returns when there is, or may be, work."""
         registered = -IDLE_ROW_AGE
-        horizon: int | None = None
-        settling = 0
+        horizon = settling = 0
         told = False
         while not self._stopping.is_set():
             if not told and (self.link.fresh or time.monotonic() - registered >= IDLE_ROW_AGE):
                 await self.link.connection()
                 self.link.fresh = False
                 await self.link.run(procedures.set_idle(list(self._queues.values()), self.link.channel))
-                registered, horizon, settling = time.monotonic(), None, 0
+                # whoever may have looked for idle workers before that commit has a smaller transaction id than this one
+                # (a snapshot's xmax would not do: it may lie below ids that are given out and still in use)
+                horizon = await self.link.run(procedures.transaction_id())
+                registered, settling = time.monotonic(), 0
             nothing = await self._claim_all(room)
             if nothing is None:
                 break
             if told:  # another worker was faster, and our idle row is gone
                 registered, told = -IDLE_ROW_AGE, False
                 continue
-            horizon = nothing.xmax if horizon is None else horizon
-            if nothing.xmin >= horizon:
+            if not self.link.fresh and nothing.xmin >= horizon:
                 signal("worker.idle", worker_id=self._worker_id)
                 pause = self._longest()
             else:  # some transaction began before we were registered: it may spawn and tell nobody
@@ -215,6 +217,6 @@ class Claimer:
 
 
 def _sooner(one: Claimed, other: Claimed) -> Claimed:
-    """Two empty answers as one: the sooner due time, the older horizons."""
+    """Two empty answers as one: the sooner due time, the older transaction."""
     due = [answer.next_due_in for answer in (one, other) if answer.next_due_in is not None]
-    return Claimed([], min(due) if due else None, min(one.xmin, other.xmin), max(one.xmax, other.xmax))
+    return Claimed([], min(due) if due else None, min(one.xmin, other.xmin))

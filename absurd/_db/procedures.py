@@ -50,13 +50,12 @@ class Claim(NamedTuple):
 
 
 class Claimed(NamedTuple):
-    """The answer of a worker's claim: runs, or when to look again (seconds; None: nothing scheduled) and the horizons of
-    the snapshot that found nothing."""
+    """The answer of a worker's claim: runs, or when to look again (seconds; None: nothing scheduled) and the oldest
+    transaction that was open when it looked and found nothing."""
 
     claims: list[Claim]
     next_due_in: float | None
     xmin: int
-    xmax: int
 
 
 # -- queues ------------------------------------------------------------------------------------------------------------
@@ -182,8 +181,8 @@ def claim_tasks(
 
     def read(rows: Sequence[Row]) -> Claimed:
         if len(rows) == 1 and rows[0][0] is None:
-            return Claimed([], *rows[0][13:16])
-        return Claimed([Claim(*(*row[:13], queue_id, queue_name)) for row in rows], 0.0, 0, 0)
+            return Claimed([], *rows[0][13:15])
+        return Claimed([Claim(*(*row[:13], queue_id, queue_name)) for row in rows], 0.0, 0)
 
     return Call(
         "select * from absurd.claim_tasks(%s, %s, %s, %s, %s, %s, %s)",
@@ -235,6 +234,11 @@ def emit_events(queue: str, names: Sequence[str], payloads: Sequence[str], mode:
 
 def set_idle(queue_ids: list[int], channel: str) -> Call[None]:
     return Call("select absurd.set_idle(%s::int[], %s)", (queue_ids, channel), nothing, True)
+
+
+def transaction_id() -> Call[int]:
+    """A fresh transaction's id: every transaction that had one before has a smaller one."""
+    return Call("select pg_catalog.pg_current_xact_id()::text::bigint", (), scalar, True)
 
 
 def clear_idle(queue_ids: list[int], channel: str) -> Call[None]:

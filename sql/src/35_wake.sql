@@ -1,6 +1,8 @@
 -- Waking idle workers. `idle` is a hint: polling is the guarantee.
--- A worker that found nothing LISTENs on its channel, commits an idle row, and claims once more; it sleeps only
--- when every transaction that might have looked before that commit has ended (claim_tasks reports the horizons).
+-- A worker that found nothing LISTENs on its channel, commits an idle row, takes a transaction id x, and claims once more; it
+-- sleeps only when every transaction that might have looked before that commit has ended, that is when the claim's snapshot
+-- has xmin >= x. (The xmax of a snapshot taken after the commit cannot stand for x: it is one more than the newest id that
+-- has ended, and may lie below ids that are given out and at work.)
 -- A producer inserts first and looks into `idle` second, so that it has a transaction id by then.
 
 -- Purpose: take up to p_count idle workers of a queue and notify them. When rows exist but all are locked (another

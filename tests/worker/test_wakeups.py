@@ -33,6 +33,43 @@ def test_a_task_whose_transaction_was_open_before_the_worker_went_idle_is_heard_
     worker.wait(said="ran")
 
 
+def test_a_spawner_that_looked_while_the_registration_was_committing_is_waited_for(
+    q: Queue, start: Start, connect: Connect
+) -> None:
+    """Its transaction id is the newest of all, so no snapshot's xmax lies above it."""
+    q.conn.execute(
+        """create function public.wait_at_commit() returns trigger language plpgsql as $$
+           begin perform pg_advisory_xact_lock(1); return null; end $$;
+           create constraint trigger wait_at_commit after insert on absurd.idle deferrable initially deferred
+             for each row execute function public.wait_at_commit()"""
+    )
+    with connect(autocommit=False) as spawner, connect() as holder:
+        holder.execute("select pg_advisory_lock(1)")
+        worker = start(patch=ONLY_PROTOCOL).started()
+        worker.wait_until(lambda: _waits_for_advisory_lock(q), "its registration")
+        q.spawn(["say", "ran"], conn=spawner)  # sees no idle row yet
+        holder.execute("select pg_advisory_unlock(1)")
+        wait_registered(q, worker)
+        q.conn.execute("select 1 from absurd.idle")
+        worker.wait_until(lambda: _claims_after_registration(q), "a claim after it")
+        assert not worker.said(signal="worker.idle"), "it must not sleep while that transaction is open"
+        spawner.commit()
+    worker.wait(said="ran")
+
+
+def _waits_for_advisory_lock(q: Queue) -> bool:
+    return q.conn.execute("select 1 from pg_locks where locktype = 'advisory' and not granted").fetchone() is not None
+
+
+def _claims_after_registration(q: Queue) -> bool:
+    """Whether the worker's connection has claimed since its idle row was committed."""
+    question = (
+        "select 1 from pg_stat_activity where datname = current_database() and query ~ 'claim_tasks' and state = 'idle'"
+        " and query_start > (select idle_at from absurd.idle)"
+    )
+    return q.conn.execute(question).fetchone() is not None
+
+
 def test_a_task_is_heard_of_while_another_transaction_holds_the_idle_row(
     q: Queue, start: Start, connect: Connect
 ) -> None:
