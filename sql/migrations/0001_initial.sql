@@ -136,6 +136,8 @@ comment on column absurd.events.taken_at is 'when a task first received it; null
 
 -- cleanup and newest first
 create index events_emitted on absurd.events (queue_id, emitted_at) where emitted_at is not null;
+-- the workers' retention, which spares what nobody has taken
+create index events_taken on absurd.events (queue_id, emitted_at) where emitted_at is not null and taken_at is not null;
 -- cleanup of sentinels
 create index events_sentinel on absurd.events (queue_id, event_name) where emitted_at is null;
 
@@ -169,6 +171,7 @@ create table absurd.idempotency_keys (
 create unlogged table absurd.idle (
   queue_id integer not null,
   channel  text not null,
+  fleet    text not null default '',
   idle_at  timestamptz not null default clock_timestamp(),
   primary key (queue_id, channel)
 );

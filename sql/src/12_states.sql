@@ -19,6 +19,33 @@ begin
 end
 $$;
 
+-- Purpose: refuse a transaction whose snapshot is older than its locks: it would not see who began to wait since, and
+-- leave them asleep. SQLSTATE 25001.
+create or replace function absurd.require_read_committed(p_verb text)
+  returns void language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    raise exception '% needs READ COMMITTED, this transaction is %', p_verb, upper(current_setting('transaction_isolation'))
+      using errcode = '25001', hint = 'Begin it with "isolation level read committed", or call this in a transaction of its own.';
+  end if;
+end
+$$;
+
+-- Purpose: array arguments of one call must be of one length; null stands for an absent one. SQLSTATE AB004.
+create or replace function absurd.require_length(p_length integer, p_other integer, p_what text)
+  returns void language plpgsql immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_other is distinct from p_length and p_other is not null then
+    raise exception '% holds % values for % rows', p_what, p_other, p_length using errcode = 'AB004',
+      hint = 'Array arguments of one call have one length.';
+  end if;
+end
+$$;
+
 -- Purpose: one letter per row, as the array verbs answer: the letter at p_ordinal replaced.
 create or replace function absurd.put_letter(p_letters text, p_ordinal bigint, p_letter text)
   returns text language sql immutable strict parallel safe

@@ -156,6 +156,7 @@ begin
     delete from absurd.waits w using asleep s where w.queue_id = s.queue_id and w.task_id = s.task_id;
   end if;
   if v_awaited is not null then
+    perform absurd.require_read_committed('ending a task that others wait for');
     perform absurd.wake_waiters(p_queue_id, v_awaited, p_now);
     perform absurd.tell_watchers(p_queue_id, v_awaited);
   end if;

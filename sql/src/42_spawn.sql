@@ -196,15 +196,18 @@ begin
            absurd.later(s.start_at, s.max_delay), v_now, i.task_name
       from put p join input i on i.task_id = p.task_id join specs s on s.o = i.spec
     returning l.task_id, l.due_at)
-  select array_agg(s.task_id), count(*) filter (where s.due_at <= v_now) into v_created, v_due from started s;
+  select array_agg(s.task_id), count(*) filter (where s.due_at <= v_now + interval '10 seconds') into v_created, v_due from started s;
 
-  if v_due > 0 then
+  if v_due > 0 then  -- also what is due soon: who is woken early learns when to look again
     perform absurd.wake_workers(p_queue_id, v_due);
   end if;
   if cardinality(v_created) = v_count then
     return query select u.o, u.id, absurd.run_id_of(u.id, 1), 1, true, true from unnest(v_ids) with ordinality u(id, o);
     return;
   end if;
+  -- a key taken above for an id that was there before belongs to nobody
+  delete from absurd.idempotency_keys k using unnest(v_ids, p_keys) u(id, key)
+   where k.queue_id = p_queue_id and k.idempotency_key = u.key and k.task_id = u.id and u.id <> all(coalesce(v_created, '{}'));
   return query select * from absurd.spawned_before(p_queue_id, p_task_names, v_ids, v_created, p_keys, p_fingerprints);
 end
 $$;

@@ -17,6 +17,9 @@ declare
   v_awaited uuid[];
   v_left uuid[];
 begin
+  if cardinality(p_claim_nos) is distinct from cardinality(p_run_ids) then  -- a short one would switch the fence off
+    perform absurd.require_length(cardinality(p_run_ids), coalesce(cardinality(p_claim_nos), 0), 'claim_nos');
+  end if;
   with input as materialized (
     select absurd.task_id_of(u.run_id) as task_id, absurd.attempt_of(u.run_id) as attempt, u.claim_no, u.o
       from unnest(p_run_ids, p_claim_nos) with ordinality u(run_id, claim_no, o)
@@ -135,6 +138,7 @@ declare
   v_ids uuid[];
   v_results jsonb[];
 begin
+  perform absurd.require_length(cardinality(p_run_ids), cardinality(p_results), 'results');
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, true);
   if h.all_ok then
     perform absurd.finish_tasks(p_queue_id, absurd.current_time(), h.task_ids, 'c', 'c', p_results, null);
@@ -161,6 +165,7 @@ declare
   h record;
   v record;
 begin
+  perform absurd.require_length(cardinality(p_run_ids), cardinality(p_reasons), 'reasons');
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, true, true);
   if cardinality(h.ok) > 1 then
     h.ok := absurd.last_of_each(h.task_ids, h.ok);

@@ -136,19 +136,27 @@ end
 $$;
 
 -- Purpose: ask to be notified on a channel (payload: the task id) when a task ends; the caller LISTENs first. Returns the
--- task's state now, null when unknown; nothing is registered when it has ended. Locks: its live row.
+-- task's state now, null when unknown; nothing is registered when it has ended, or when somebody
+-- holds its row just now (ask again). Locks: its live row, SKIP LOCKED.
 create or replace function absurd.watch_task(p_queue_name text, p_task_id uuid, p_channel text)
   returns text language plpgsql security definer
   set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_queue_id integer := absurd.queue_id_of(p_queue_name);
-  v_state "char";
+  v_live record;
 begin
-  update absurd.live l set awaited = true where l.queue_id = v_queue_id and l.task_id = p_task_id returning l.state into v_state;
+  if octet_length(p_channel) not between 1 and 63 then
+    raise exception 'channel must be 1 to 63 bytes' using errcode = 'AB004';
+  end if;
+  select l.state, l.awaited into v_live from absurd.live l
+   where l.queue_id = v_queue_id and l.task_id = p_task_id for update skip locked;
   if found then
+    if not v_live.awaited then
+      update absurd.live l set awaited = true where l.queue_id = v_queue_id and l.task_id = p_task_id;
+    end if;
     insert into absurd.watchers (queue_id, task_id, channel) values (v_queue_id, p_task_id, p_channel) on conflict do nothing;
-    return absurd.state_name(v_state);
+    return absurd.state_name(v_live.state);
   end if;
   return (select r.state from absurd.get_task_result(p_queue_name, p_task_id) r);
 end

@@ -15,6 +15,8 @@ declare
   v_until timestamptz := absurd.later(v_now, nullif(greatest(p_extend_by, 0), 0));
   h record;
 begin
+  perform absurd.require_length(cardinality(p_run_ids), cardinality(p_names), 'names');
+  perform absurd.require_length(cardinality(p_run_ids), cardinality(p_states), 'states');
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, false);
   insert into absurd.checkpoints as c (queue_id, task_id, name, state, attempt, updated_at)
   select distinct on (u.task_id, u.name) p_queue_id, u.task_id, u.name, u.state, absurd.attempt_of(u.run_id), v_now

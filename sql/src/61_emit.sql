@@ -20,6 +20,8 @@ declare
   v_waiting uuid[];
   v_woken bigint;
 begin
+  perform absurd.require_read_committed('emit');
+  perform absurd.require_length(cardinality(p_event_names), cardinality(p_payloads), 'payloads');
   if p_mode is null or p_mode not in ('latch', 'next') then
     raise exception 'unknown emit mode "%"', p_mode using errcode = 'AB004', hint = 'Use "latch" or "next".';
   end if;

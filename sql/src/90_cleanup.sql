@@ -127,10 +127,17 @@ declare
   v_awaited text[];
 begin
   perform absurd.delete_sentinels(p_queue_id, p_limit);
-  select array_agg(o.event_name) into v_old
-    from (select e.event_name from absurd.events e
-           where e.queue_id = p_queue_id and e.emitted_at < p_before and (p_untaken or e.taken_at is not null)
-           order by e.emitted_at limit greatest(p_limit, 0) for update skip locked) o;
+  if p_untaken then
+    select array_agg(o.event_name) into v_old
+      from (select e.event_name from absurd.events e
+             where e.queue_id = p_queue_id and e.emitted_at < p_before
+             order by e.emitted_at limit greatest(p_limit, 0) for update skip locked) o;
+  else  -- by the index of what somebody took, so that events nobody wants are not read each time
+    select array_agg(o.event_name) into v_old
+      from (select e.event_name from absurd.events e
+             where e.queue_id = p_queue_id and e.emitted_at < p_before and e.taken_at is not null
+             order by e.emitted_at limit greatest(p_limit, 0) for update skip locked) o;
+  end if;
   if v_old is null then
     return 0;
   end if;

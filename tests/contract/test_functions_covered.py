@@ -375,6 +375,8 @@ INTERNAL = {
     "raise_refusal": "single verbs: the contract's error for a verdict",
     "read_spawn_options": "spawn: options checked and typed",
     "refusal": "array verbs: the letter for a verdict",
+    "require_length": "arguments of array verbs",
+    "require_read_committed": "emit and ends: a snapshot older than its locks",
     "require_text": "arguments: must hold something",
     "spawned_before": "spawn_tasks: answers for rows that were there",
     "state_name": "the word for a state's letter",
