@@ -9,7 +9,7 @@ from absurd._core import codec, outcome
 from absurd._core.outcome import Outcome, Released
 from absurd._core.registry import RegisteredTask
 from absurd._db.procedures import Claim
-from absurd.errors import ConfigError
+from absurd.errors import ConfigError, ValueTooLarge
 from absurd.telemetry import current_run, logger
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ async def execute(
     for value in (claim.params, claim.headers, claim.checkpoints):
         if isinstance(value, codec.Unreadable):
             return outcome.failed(value.error)
+    if isinstance(claim.checkpoints, str):  # what claim_tasks says instead of more than one value can hold
+        return outcome.failed(ValueTooLarge("the kept values of this task exceed 200 MiB together: keep less per step"))
     try:
         return await running.run(lambda: _handle(client, task, claim, writer, running, lease))
     except _compat.Cancelled:
