@@ -1834,8 +1834,8 @@ end
 $$;
 
 -- Purpose: ask to be notified on a channel (payload: the task id) when a task ends; the caller LISTENs first. Returns the
--- task's state now, null when unknown; nothing is registered when it has ended, or when somebody
--- holds its row just now (ask again). Locks: its live row, SKIP LOCKED.
+-- task's state now, null when unknown; nothing is registered when it has ended; nor when
+-- somebody holds its row just now: the answer is then "locked", ask again. Locks: its live row, SKIP LOCKED.
 create or replace function absurd.watch_task(p_queue_name text, p_task_id uuid, p_channel text)
   returns text language plpgsql security definer
   set search_path = pg_catalog, pg_temp
@@ -1855,6 +1855,8 @@ begin
     end if;
     insert into absurd.watchers (queue_id, task_id, channel) values (v_queue_id, p_task_id, p_channel) on conflict do nothing;
     return absurd.state_name(v_live.state);
+  elsif exists (select 1 from absurd.live l where l.queue_id = v_queue_id and l.task_id = p_task_id) then
+    return 'locked';
   end if;
   return (select r.state from absurd.get_task_result(p_queue_name, p_task_id) r);
 end
