@@ -1186,6 +1186,35 @@ begin
 end
 $$;
 
+-- Purpose: one task without a key, by two inserts: the usual spawn. False when the id was there before.
+create or replace function absurd.spawn_one(
+    p_queue_id integer, p_default integer, p_task_id uuid, p_task_name text, p_params jsonb, p_fingerprint text, p_options jsonb)
+  returns boolean language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := absurd.current_time();
+  o record;
+begin
+  o := absurd.read_spawn_options(p_options, p_default, v_now);
+  insert into absurd.tasks (queue_id, task_id, task_name, params, headers, retry_strategy, max_attempts, cancellation,
+                            priority, enqueue_at, fingerprint)
+  values (p_queue_id, p_task_id, p_task_name, coalesce(p_params, 'null'), o.headers, o.retry_strategy, o.max_attempts,
+          o.cancellation, o.priority, v_now, p_fingerprint)
+      on conflict do nothing;
+  if not found then
+    return false;
+  end if;
+  insert into absurd.live (queue_id, task_id, state, rank, attempt, max_duration, due_at, cancel_at, created_at, task_name)
+  values (p_queue_id, p_task_id, 'p', -o.priority, 1, o.max_duration, o.start_at, absurd.later(o.start_at, o.max_delay), v_now,
+          p_task_name);
+  if o.start_at <= v_now + interval '10 seconds' then
+    perform absurd.wake_workers(p_queue_id, 1);
+  end if;
+  return true;
+end
+$$;
+
 -- Purpose: spawn many. p_specs holds the distinct option sets, p_spec the 1-based index of each row's set (null: none).
 -- Ids may be minted by the client, so that a spawn whose reply was lost can be repeated: the repeat answers
 -- created = false; SQLSTATE AB005 when the id belongs to a different request.
@@ -1215,6 +1244,19 @@ begin
   end if;
   if v_count <> cardinality(p_params) then
     raise exception 'task names and params differ in number: % and %', v_count, cardinality(p_params) using errcode = 'AB004';
+  end if;
+  if v_count = 1 and p_keys is null then
+    if p_task_ids[1] is not null then
+      perform absurd.check_client_id(p_task_ids[1]);
+    end if;
+    v_ids := array[coalesce(p_task_ids[1], absurd.mint_id(v_now, v_base, 0))];
+    if absurd.spawn_one(p_queue_id, v_default, v_ids[1], absurd.require_text(p_task_names[1], 'task_name'), p_params[1],
+                        p_fingerprints[1], p_specs[p_spec[1]]) then
+      return query select 1::bigint, v_ids[1], absurd.run_id_of(v_ids[1], 1), 1, true, true;
+      return;
+    end if;
+    return query select * from absurd.spawned_before(p_queue_id, p_task_names, v_ids, null, null, p_fingerprints);
+    return;
   end if;
   perform absurd.require_text(n, 'task_name') from unnest(p_task_names) n where n is null or btrim(n) = '';
   if p_task_ids is not null then
@@ -1294,7 +1336,20 @@ as $$
 #variable_conflict use_column
 declare
   v_key text := p_options->>'idempotency_key';
+  v_queue record;
 begin
+  if v_key is null and p_options->>'task_id' is null then
+    select q.queue_id, q.default_max_attempts into v_queue from absurd.queues q where q.queue_name = p_queue_name;
+    if not found then
+      perform absurd.queue_id_of(p_queue_name);  -- says so
+    end if;
+    task_id := absurd.mint_id(absurd.current_time(), absurd.id_base(), 0);
+    if absurd.spawn_one(v_queue.queue_id, v_queue.default_max_attempts, task_id,
+                        absurd.require_text(p_task_name, 'task_name'), p_params, p_options->>'fingerprint', p_options) then
+      return query select task_id, absurd.run_id_of(task_id, 1), 1, true;
+      return;
+    end if;
+  end if;
   return query
     select s.task_id, s.run_id, s.attempt, s.created
       from absurd.spawn_tasks(
@@ -3391,7 +3446,7 @@ begin
      where p.pronamespace = 'absurd'::regnamespace
        and p.proname in ('add_sentinels', 'claim_live', 'claimed_again', 'create_queue_views', 'delete_old_events',
                          'delete_old_tasks', 'delete_sentinels', 'delete_tasks', 'fail_held', 'finish_tasks', 'hold_runs',
-                         'letters', 'lock_waiters', 'next_ready', 'purge_rows', 'refusal', 'set_fake_clock', 'spawned_before',
+                         'letters', 'lock_waiters', 'next_ready', 'purge_rows', 'refusal', 'set_fake_clock', 'spawn_one', 'spawned_before',
                          'tell_watchers', 'tidy_queue', 'verdict', 'wake_waiters', 'wake_workers')
   loop
     execute format('revoke execute on function %s from public', v_piece);
