@@ -24,10 +24,11 @@ class Worker:
         conn.add_notify_handler(self._hear)
 
     def set_idle(self) -> None:
-        """Say that nothing was found; remember which transactions may not have seen it."""
+        """Say that nothing was found; remember which transactions may not have seen it: all with a smaller id than one
+        taken after that commit."""
         self.q.conn.execute("set statement_timeout = '10s'")  # no open transaction may hold it up
         self.q.conn.execute("select absurd.set_idle(%s::int[], %s)", ([self.q.id], self.channel))
-        self._after = int(self.q.value("select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"))
+        self._after = int(self.q.value("select pg_current_xact_id()::text::bigint"))
 
     def clear_idle(self) -> None:
         self.q.conn.execute("set statement_timeout = '10s'")
