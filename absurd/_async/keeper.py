@@ -14,6 +14,7 @@ import psycopg
 
 from absurd._async import _compat
 from absurd._async.link import Link, LinkClosed
+from absurd._core.outcome import Released
 from absurd._db import procedures
 from absurd._db.call import Call, scalar
 from absurd._db.packing import Int4Array, UuidArray
@@ -22,6 +23,7 @@ from absurd.errors import CancelledTask, FailedTask, LeaseLostSignal, from_sqlst
 from absurd.telemetry import logger, signal
 
 HOUSEKEEPING_EVERY = 60.0
+LONGEST_BEAT = 5.0
 EXTEND_ROWS = 500
 UNSERVED_AFTER = 60.0
 
@@ -38,6 +40,7 @@ class Leases:
 
     def __init__(self) -> None:
         self._held: dict[tuple[int, int], Held] = {}
+        self._ending: dict[tuple[int, int], Held] = {}
         self._lock = threading.Lock()  # held for dictionary operations only, so it is right in both worlds
 
     def add(self, claim: Claim) -> Held:
@@ -51,17 +54,33 @@ class Leases:
             return self._held.get((claim.task_id.int, claim.claim_no))
 
     def take(self, claim: Claim) -> bool:
-        """Out of the list; whether it was there. Who takes a run out is the one who writes its end."""
+        """Out of the list; whether it was there. Who takes a run out is the one who writes its end; its lease is renewed
+        until `written`."""
+        key = claim.task_id.int, claim.claim_no
         with self._lock:
-            return self._held.pop((claim.task_id.int, claim.claim_no), None) is not None
+            held = self._held.pop(key, None)
+            if held is not None:
+                self._ending[key] = held
+            return held is not None
+
+    def written(self, claim: Claim) -> None:
+        """The end of a taken run is in the database, or there is none to write: the lease is needed no more."""
+        with self._lock:
+            self._ending.pop((claim.task_id.int, claim.claim_no), None)
 
     def all(self) -> list[Held]:
         with self._lock:
             return list(self._held.values())
 
+    def to_renew(self) -> list[Held]:
+        """All, and those whose end is not written yet; without what is lost already."""
+        with self._lock:
+            every = [*self._held.values(), *self._ending.values()]
+        return [held for held in every if held.running.reason is None or isinstance(held.running.reason, Released)]
+
 
 class Keeper:
-    """Beats at a third of the lease until `stopped` is set."""
+    """Beats at a third of the lease, at least every 5 s, until `stopped` is set: so soon it hears of a cancelled task."""
 
     def __init__(
         self,
@@ -86,7 +105,7 @@ class Keeper:
         self._unserved: dict[int, set[str]] = {}
 
     async def run(self) -> None:
-        beat = min(max(self._lease / 3, 0.05), HOUSEKEEPING_EVERY)
+        beat = min(max(self._lease / 3, 0.05), LONGEST_BEAT)
         while True:
             due = time.monotonic() + beat
             if await self._stopped.wait(beat):
@@ -112,9 +131,8 @@ class Keeper:
 
     async def _renew(self) -> None:
         by_queue: dict[int, list[Held]] = {}
-        for held in self._leases.all():
-            if held.running.reason is None:
-                by_queue.setdefault(held.claim.queue_id, []).append(held)
+        for held in self._leases.to_renew():
+            by_queue.setdefault(held.claim.queue_id, []).append(held)
         for queue_id, rows in by_queue.items():
             for start in range(0, len(rows), EXTEND_ROWS):
                 await self._renew_some(queue_id, rows[start : start + EXTEND_ROWS])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from absurd.telemetry import logger, signal
 
 T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
+TELL_EVERY = 10.0
 
 #: A server that vanished without a word must be noticed in less than a minute; what the user's string says wins.
 WATCHFUL = {
@@ -27,11 +29,20 @@ WATCHFUL = {
 }
 
 #: the server goes down, comes up, or (25006) has become a standby: another connection may find a better one
-_GONE = ("57P", "08", "25006")
+_READ_ONLY = "25006"
+_GONE = ("57P", "08", _READ_ONLY)
 
 
 class LinkClosed(Exception):
     """The worker stopped while the database was away."""
+
+
+class LostAgain(ConnectionLost):
+    """A call broke one connection after the other, while making new ones succeeds."""
+
+    default_hint = (
+        "the server's log says why: a value too large for its memory, a crash, or something that ends connections"
+    )
 
 
 class Link:
@@ -48,12 +59,17 @@ class Link:
         self._up = True
         self._ended = False
         self._failures = 0
+        self._told = 0.0
+
+    async def rest(self, seconds: float) -> None:
+        """Pause. Raises LinkClosed once the worker has given up."""
+        if await self._closed.wait(seconds) or self._ended:
+            raise LinkClosed(f"the worker gave up the connection of the {self._what}")
 
     async def connection(self) -> _compat.Connection:
         """The connection, made anew when it is gone. Raises LinkClosed once the worker has given up."""
         while self._conn is None or self._conn.closed:
-            if await self._closed.wait(self._pause()) or self._ended:
-                raise LinkClosed(f"the worker gave up the connection of the {self._what}")
+            await self.rest(self._pause())
             try:
                 conn = await connect(self._conninfo)
                 await self._prepare(conn)
@@ -86,11 +102,14 @@ class Link:
         prepare: bool | None = None,
         repeated: Callable[[], Call[T]] | None = None,
         loads: Callable[[str | bytes], Any] | None = None,
+        losses: int | None = None,
     ) -> T:
         """Execute a repeatable call, on a new connection as often as the old one breaks.
 
-        `repeated` makes the call to send when a reply was lost. Errors that are not about the connection are raised.
+        `repeated` makes the call to send when a reply was lost. Errors that are not about the connection are raised;
+        LostAgain when `losses` connections have broken under the call, and yet another could be made: no mere outage.
         """
+        lost = 0
         while True:
             conn = await self.connection()
             try:
@@ -98,6 +117,10 @@ class Link:
             except psycopg.Error as error:
                 if not await self.broken(error):
                     raise
+                lost += error.sqlstate != _READ_ONLY
+                if losses is not None and lost >= losses:
+                    await self.connection()
+                    raise LostAgain(f"the connection broke {lost} times under this write: {_first(error)}") from error
                 call = repeated() if repeated else call
             else:
                 self._answered()
@@ -130,17 +153,22 @@ class Link:
 
     def _lost(self, error: BaseException) -> None:
         self._failures += 1
+        if self._up or time.monotonic() - self._told >= TELL_EVERY:
+            self._told = time.monotonic()
+            logger.warning("database connection of the %s lost (%s); reconnecting", self._what, _first(error))
         if self._up:
             self._up = False
-            first = str(error).strip().partition("\n")[0]
-            logger.warning("database connection of the %s lost (%s); reconnecting", self._what, first)
-            signal("connection.lost", what=self._what, error=first)
+            signal("connection.lost", what=self._what, error=_first(error))
 
     async def close(self) -> None:
         """Close it, if it is open; whoever still uses it gets LinkClosed."""
         self._ended = True
         if self._conn is not None:
             await self._conn.close()
+
+
+def _first(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def watchful(conninfo: str) -> str:

@@ -113,10 +113,13 @@ class Worker:
             try:
                 await self._stopping.wait()
             finally:
-                await self._drain(committer, slots, feeding)
-                kept.set()
-                committer.close()
-                await self._close(writing, (committer.link, self._claimer.link, keeper.link))
+                try:
+                    await self._drain(committer, slots, feeding)
+                finally:  # cancelled once more: leave, but leave nothing behind
+                    await self._abandon(committer, slots, feeding)
+                    kept.set()
+                    committer.close()
+                    await self._close(writing, (committer.link, self._claimer.link, keeper.link))
         if self._failure is not None:
             raise self._failure
 
@@ -146,15 +149,18 @@ class Worker:
         )
 
     async def _close(self, writing: _compat.Group, links: Sequence[Link]) -> None:
-        if not await writing.join(self._drain_timeout + CLOSE_SECONDS):
+        try:
+            if not await writing.join(self._drain_timeout + CLOSE_SECONDS):
+                self._write_given_up.set()
+                await writing.join(CLOSE_SECONDS)
+        finally:
             self._write_given_up.set()
-            if not await writing.join(CLOSE_SECONDS):
-                writing.abandon()
-        for link in links:
-            await link.close()
-        if self._claimer is not None:
-            self._claimer.waker.close()
-        signal("worker.stopped", worker_id=self.worker_id)
+            writing.abandon()
+            for link in links:
+                await link.close()
+            if self._claimer is not None:
+                self._claimer.waker.close()
+            signal("worker.stopped", worker_id=self.worker_id)
 
     def _part_failed(self, error: BaseException) -> None:
         """A worker without its committer, or its claimer, would hold tasks for ever: better none."""
@@ -196,7 +202,11 @@ class Worker:
     async def _hand_back(self, committer: Committer) -> None:
         for claim in await self._ready.take_back():
             if self._leases.take(claim):
-                await committer.finish(release(claim))
+                await self._finish(committer, claim, release(claim), wait=False)
+
+    async def _finish(self, committer: Committer, claim: Claim, row: batch.Write, *, wait: bool) -> None:
+        """Have the end of a taken run written; the keeper holds its lease until it is."""
+        await committer.finish(row, lambda: self._leases.written(claim), wait=wait)
 
     def _hold(self, claims: Sequence[Claim]) -> None:
         for claim in claims:
@@ -211,8 +221,11 @@ class Worker:
                 row = await self._run_one(committer, held)
             elif held is not None and isinstance(held.running.reason, Released):
                 row = release(claim)
-            if self._leases.take(claim) and row is not None:
-                await committer.finish(row)
+            if self._leases.take(claim):
+                if row is not None:
+                    await self._finish(committer, claim, row, wait=True)
+                else:
+                    self._leases.written(claim)
             await pause()
 
     async def _run_one(self, committer: Committer, held: Held) -> batch.Write | None:
@@ -247,7 +260,7 @@ class Worker:
         self.stop()
         for claim in await self._ready.close():
             if self._leases.take(claim):
-                await committer.finish(release(claim))
+                await self._finish(committer, claim, release(claim), wait=False)
         for held in self._leases.all():
             held.running.interrupt(Released())
         fed = await feeding.join(CLAIM_SECONDS)
@@ -267,9 +280,21 @@ class Worker:
             held.running.stop(Released())
         if not await slots.join(STOP_SECONDS):
             slots.abandon()
+        await self._release_all(committer)
+
+    async def _release_all(self, committer: Committer) -> None:
         for held in self._leases.all():
             if self._leases.take(held.claim):
-                await committer.finish(release(held.claim))
+                await self._finish(committer, held.claim, release(held.claim), wait=False)
+
+    async def _abandon(self, committer: Committer, slots: _compat.Group, feeding: _compat.Group) -> None:
+        """Whatever the drain has left: nothing, unless it was interrupted."""
+        self._feed_given_up.set()
+        for held in self._leases.all():
+            held.running.stop(Released())
+        await self._release_all(committer)
+        slots.abandon()
+        feeding.abandon()
 
 
 def settle(claim: Claim, ended: Outcome) -> batch.Write | None:

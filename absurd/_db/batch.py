@@ -5,7 +5,7 @@ one letter a row, so one row never spoils another. A batch becomes at most three
 
 1. emits (event rows and their waiters; they wait, a little, so they come first and alone),
 2. waits (event rows and task rows, SKIP LOCKED),
-3. everything else in one statement: checkpoints, sleeps, failures, completions (SKIP LOCKED).
+3. everything else in one statement: leases, checkpoints, sleeps, failures, completions (SKIP LOCKED).
 """
 
 from __future__ import annotations
@@ -49,6 +49,13 @@ class Sleep(Write):
     step: str | None = None
     delay: float | None = None
     wake_at: Any = None
+
+
+@dataclass(slots=True)
+class Extend(Write):
+    """The lease runs out so many seconds from the database's now."""
+
+    seconds: float
 
 
 @dataclass(slots=True)
@@ -112,8 +119,9 @@ def _fence(rows: list[Any]) -> tuple[Any, ...]:
     )
 
 
-# in the order they are evaluated: checkpoints before what may end the run they belong to
+# in the order they are evaluated: leases and checkpoints before what may end the run they belong to
 _LETTERS: dict[type[Write], _Verb] = {
+    Extend: _Verb("absurd.extend_claims(%s, %b, %b, %s)", lambda rows: (*_fence(rows), rows[0].seconds)),
     Checkpoint: _Verb(
         "absurd.set_checkpoints(%s, %b, %b, %b, %b)",
         lambda rows: (
@@ -165,11 +173,20 @@ _WAITS: dict[type[Write], _Verb] = {
 }
 
 
+def text_length(row: Write) -> int:
+    """Characters of the values a row carries: what makes a batch large."""
+    return sum(len(getattr(row, name, "")) for name in ("state", "reason", "result", "payload"))
+
+
 def statements(rows: Sequence[Write]) -> list[Statement]:
     """The commits of a batch, in order. Rows of one verb and queue keep their order."""
     groups: dict[tuple[Any, ...], list[Any]] = {}
     for row in rows:
-        key = (type(row), row.queue_id, row.mode) if isinstance(row, Emit) else (type(row), row.queue_id)
+        key: tuple[Any, ...] = (type(row), row.queue_id)
+        if isinstance(row, Emit):
+            key += (row.mode,)
+        elif isinstance(row, Extend):
+            key += (row.seconds,)
         groups.setdefault(key, []).append(row)
     found = [_emit(group) for key, group in groups.items() if key[0] is Emit]
     found += [_wait(kind, group) for kind in _WAITS for key, group in groups.items() if key[0] is kind]

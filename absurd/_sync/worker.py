@@ -114,10 +114,13 @@ class Worker:
             try:
                 self._stopping.wait()
             finally:
-                self._drain(committer, slots, feeding)
-                kept.set()
-                committer.close()
-                self._close(writing, (committer.link, self._claimer.link, keeper.link))
+                try:
+                    self._drain(committer, slots, feeding)
+                finally:  # cancelled once more: leave, but leave nothing behind
+                    self._abandon(committer, slots, feeding)
+                    kept.set()
+                    committer.close()
+                    self._close(writing, (committer.link, self._claimer.link, keeper.link))
         if self._failure is not None:
             raise self._failure
 
@@ -147,15 +150,18 @@ class Worker:
         )
 
     def _close(self, writing: _compat.Group, links: Sequence[Link]) -> None:
-        if not writing.join(self._drain_timeout + CLOSE_SECONDS):
+        try:
+            if not writing.join(self._drain_timeout + CLOSE_SECONDS):
+                self._write_given_up.set()
+                writing.join(CLOSE_SECONDS)
+        finally:
             self._write_given_up.set()
-            if not writing.join(CLOSE_SECONDS):
-                writing.abandon()
-        for link in links:
-            link.close()
-        if self._claimer is not None:
-            self._claimer.waker.close()
-        signal("worker.stopped", worker_id=self.worker_id)
+            writing.abandon()
+            for link in links:
+                link.close()
+            if self._claimer is not None:
+                self._claimer.waker.close()
+            signal("worker.stopped", worker_id=self.worker_id)
 
     def _part_failed(self, error: BaseException) -> None:
         """A worker without its committer, or its claimer, would hold tasks for ever: better none."""
@@ -197,7 +203,11 @@ class Worker:
     def _hand_back(self, committer: Committer) -> None:
         for claim in self._ready.take_back():
             if self._leases.take(claim):
-                committer.finish(release(claim))
+                self._finish(committer, claim, release(claim), wait=False)
+
+    def _finish(self, committer: Committer, claim: Claim, row: batch.Write, *, wait: bool) -> None:
+        """Have the end of a taken run written; the keeper holds its lease until it is."""
+        committer.finish(row, lambda: self._leases.written(claim), wait=wait)
 
     def _hold(self, claims: Sequence[Claim]) -> None:
         for claim in claims:
@@ -212,8 +222,11 @@ class Worker:
                 row = self._run_one(committer, held)
             elif held is not None and isinstance(held.running.reason, Released):
                 row = release(claim)
-            if self._leases.take(claim) and row is not None:
-                committer.finish(row)
+            if self._leases.take(claim):
+                if row is not None:
+                    self._finish(committer, claim, row, wait=True)
+                else:
+                    self._leases.written(claim)
             pause()
 
     def _run_one(self, committer: Committer, held: Held) -> batch.Write | None:
@@ -248,7 +261,7 @@ class Worker:
         self.stop()
         for claim in self._ready.close():
             if self._leases.take(claim):
-                committer.finish(release(claim))
+                self._finish(committer, claim, release(claim), wait=False)
         for held in self._leases.all():
             held.running.interrupt(Released())
         fed = feeding.join(CLAIM_SECONDS)
@@ -268,9 +281,21 @@ class Worker:
             held.running.stop(Released())
         if not slots.join(STOP_SECONDS):
             slots.abandon()
+        self._release_all(committer)
+
+    def _release_all(self, committer: Committer) -> None:
         for held in self._leases.all():
             if self._leases.take(held.claim):
-                committer.finish(release(held.claim))
+                self._finish(committer, held.claim, release(held.claim), wait=False)
+
+    def _abandon(self, committer: Committer, slots: _compat.Group, feeding: _compat.Group) -> None:
+        """Whatever the drain has left: nothing, unless it was interrupted."""
+        self._feed_given_up.set()
+        for held in self._leases.all():
+            held.running.stop(Released())
+        self._release_all(committer)
+        slots.abandon()
+        feeding.abandon()
 
 
 def settle(claim: Claim, ended: Outcome) -> batch.Write | None:

@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 
 from absurd._async.session import adapt
 from absurd._db import batch, procedures
-from absurd._db.batch import Answer, AwaitEvent, AwaitTask, Checkpoint, Complete, Emit, Fail, Sleep, Write, statements
+from absurd._db.batch import (
+    Answer,
+    AwaitEvent,
+    AwaitTask,
+    Checkpoint,
+    Complete,
+    Emit,
+    Extend,
+    Fail,
+    Sleep,
+    Write,
+    statements,
+)
 from absurd._db.procedures import Claim
 from tests.fixtures.postgres import Connection
 
@@ -22,6 +34,7 @@ KINDS: dict[type[Write], dict[str, Any]] = {
     Emit: {"event_name": "e", "payload": "1"},
     AwaitEvent: {"step": "s", "event_name": "e"},
     AwaitTask: {"step": "s", "awaited_queue_id": 1, "awaited_task_id": RUN},
+    Extend: {"seconds": 1.0},
     Checkpoint: {"name": "s", "state": "1"},
     Sleep: {"delay": 1.0},
     Fail: {"reason": "{}"},
@@ -29,7 +42,7 @@ KINDS: dict[type[Write], dict[str, Any]] = {
 }
 EMITS = ("try_emit_events",)
 WAITS = ("await_events", "await_tasks")
-SETTLES = ("set_checkpoints", "schedule_runs", "fail_runs", "complete_runs")
+SETTLES = ("extend_claims", "set_checkpoints", "schedule_runs", "fail_runs", "complete_runs")
 
 
 def _row(kind: type[Write], queue_id: int = 1, **more: Any) -> Write:
@@ -89,6 +102,17 @@ def test_every_row_is_sent_once_and_rows_of_one_verb_and_queue_keep_their_order(
                     if type(row) is kind and row.queue_id == queue and getattr(row, "mode", "latch") == mode
                 ]
                 assert alike == sorted(alike)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [(Emit, "payload"), (Checkpoint, "state"), (Fail, "reason"), (Complete, "result")]
+)
+def test_a_row_is_as_long_as_the_value_it_carries(kind: type[Write], value: str) -> None:
+    assert batch.text_length(_row(kind, **{value: "x" * 1000})) == 1000
+
+
+def test_a_row_without_a_value_has_no_length() -> None:
+    assert {batch.text_length(_row(kind)) for kind in (AwaitEvent, AwaitTask, Sleep)} == {0}
 
 
 def test_answers_go_back_to_their_rows() -> None:

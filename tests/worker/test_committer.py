@@ -11,11 +11,16 @@ from typing import Any
 import psycopg
 import pytest
 
+from absurd import telemetry
 from absurd._async import _compat
+from absurd._async import committer as writing
+from absurd._async import link as links
 from absurd._async.committer import Committer
 from absurd._async.link import Link
+from absurd._async.session import connect
 from absurd._core.outcome import Released
 from absurd._db import batch
+from absurd.errors import ConnectionLost
 from tests.fixtures.postgres import Connect
 from tests.worker.conftest import Queue
 
@@ -167,17 +172,174 @@ async def test_a_waiter_somebody_holds_lets_an_emit_wait_and_nobody_else(
     assert q.state(runs.tasks[0]) == "pending"
 
 
-async def test_a_server_without_room_is_tried_again(q: Queue, database_url: str, conn: psycopg.Connection[Any]) -> None:
-    runs = Runs(q, 2)
+def fails_at(conn: psycopg.Connection[Any], table: str, what: str, when: str = "true") -> None:
+    """From now on, writing a row to a table of the engine does this first."""
     conn.execute(
-        """create sequence public.tries;
-           create function public.full_at_first() returns trigger language plpgsql as $$
-           begin
-             if nextval('public.tries') < 3 then raise exception 'no room' using errcode = '53100'; end if;
-             return new;
-           end $$;
-           create trigger full_at_first before insert on absurd.checkpoints
-             for each row execute function public.full_at_first()"""
+        f"""create sequence if not exists public.tries;
+            create function public.on_{table}() returns trigger language plpgsql as $$
+            begin {what}; return new; end $$;
+            create trigger on_{table} before insert or update on absurd.{table}
+              for each row when ({when}) execute function public.on_{table}()"""
+    )
+
+
+def told(caplog: pytest.LogCaptureFixture, text: str) -> int:
+    return sum(text in record.getMessage() for record in caplog.records)
+
+
+TRIES = 20
+PASSING = {"a full disk": "53100", "a deadlock": "40P01", "a busy lock": "55P03", "a slow statement": "57014"}
+
+
+@pytest.mark.parametrize("trouble", PASSING)
+async def test_trouble_that_passes_delays_every_row_and_fails_none(
+    q: Queue, database_url: str, monkeypatch, caplog: pytest.LogCaptureFixture, trouble: str
+) -> None:
+    monkeypatch.setattr(writing, "BUSY_PAUSE", 0.0001)
+    runs = Runs(q, ROWS)
+    refuse = f"""if nextval('public.tries') < {TRIES} then raise exception 'trouble' using errcode = '{PASSING[trouble]}';
+                 end if"""
+    fails_at(q.conn, "checkpoints", refuse)
+    fails_at(q.conn, "attempts", refuse, "new.state = 'c'")
+    async with committing(database_url) as committer:
+        checkpoints = [
+            asyncio.create_task(committer.write(batch.Checkpoint(*runs.fence(number), "s", "1"))) for number in range(3)
+        ]
+        for number in range(3, ROWS):
+            await committer.finish(batch.Complete(*runs.fence(number), "1"))
+        assert [(await answer).letter for answer in checkpoints] == ["o"] * 3
+    assert {q.state(task) for task in runs.tasks[3:]} == {"completed"}
+    assert told(caplog, "writing failed") == told(caplog, "writing succeeds again") == 1
+
+
+async def test_a_row_in_trouble_for_long_holds_up_nobody(q: Queue, database_url: str, monkeypatch) -> None:
+    monkeypatch.setattr(writing, "BUSY_PAUSE", 0.0001)
+    runs = Runs(q, ROWS)
+    fails_at(
+        q.conn,
+        "checkpoints",
+        "if (select on_fire from public.house) then raise exception 'slow' using errcode = '57014'; end if",
+        "new.name = 'stuck'",
+    )
+    q.conn.execute("create table public.house as select true as on_fire")
+    async with committing(database_url) as committer:
+        stuck = asyncio.create_task(committer.write(batch.Checkpoint(*runs.fence(0), "stuck", "1")))
+        for name in ("a", "b"):
+            others = (committer.write(batch.Checkpoint(*runs.fence(number), name, "1")) for number in range(1, ROWS))
+            assert {answer.letter for answer in await asyncio.gather(*others)} == {"o"}
+        assert not stuck.done()
+        q.conn.execute("update public.house set on_fire = false")
+        assert (await stuck).letter == "o"
+
+
+@pytest.mark.parametrize("row", [("Complete", '"\\u0000"', "failed"), ("Fail", "{", "running")])
+async def test_the_end_of_a_run_raises_nothing_however_much_is_waiting(
+    q: Queue, database_url: str, monkeypatch, row: tuple[str, str, str]
+) -> None:
+    """What it raised would end a slot, and the worker with it."""
+    monkeypatch.setattr(writing, "BACKLOG", 0)
+    kind, body, state = row
+    runs = Runs(q, 1)
+    over: list[str] = []
+    async with committing(database_url) as committer:
+        await committer.finish(getattr(batch, kind)(*runs.fence(0), body), lambda: over.append("over"))
+        assert over == ["over"], "it waited for its turn"
+    assert q.state(runs.tasks[0]) == state
+
+
+async def test_handing_back_does_not_wait_for_its_turn(database_url: str, monkeypatch) -> None:
+    monkeypatch.setattr(writing, "BACKLOG", 0)
+    over: list[str] = []
+    committer = Committer(Link(database_url, "committer", _compat.Event()), lambda: None)  # nobody reads
+    await committer.finish(batch.Complete(1, b"", 1, "1"), lambda: over.append("over"), wait=False)
+    assert not over
+
+
+async def test_a_batch_is_cut_where_its_values_become_too_large(q: Queue, database_url: str, monkeypatch) -> None:
+    monkeypatch.setattr(writing, "BATCH_TEXT", 2500)
+    runs = Runs(q, ROWS)
+    sizes = [100, 2000, 1000, 9000, 100, 100]
+    sent: list[int] = []
+    unlisten = telemetry.listen(lambda name, fields: sent.append(fields["rows"]) if name == "batch.sent" else None)
+    try:
+        async with committing(database_url) as committer:
+            answers = await asyncio.gather(
+                *(
+                    committer.write(batch.Checkpoint(*runs.fence(number), "s", '"' + "x" * (size - 2) + '"'))
+                    for number, size in enumerate(sizes)
+                )
+            )
+    finally:
+        unlisten()
+    assert [answer.letter for answer in answers] == ["o"] * ROWS
+    assert sent == [2, 1, 1, 2]
+
+
+KILL = "perform pg_terminate_backend(pg_backend_pid()); perform pg_sleep(60)"
+
+
+async def test_a_row_the_server_dies_of_fails_alone(
+    q: Queue, database_url: str, monkeypatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(links, "TELL_EVERY", 0.0)
+    runs = Runs(q, 21)
+    fails_at(q.conn, "checkpoints", KILL, "new.name = 'poison'")
+    async with committing(database_url) as committer:
+        answers = await asyncio.gather(
+            *(
+                committer.write(batch.Checkpoint(*runs.fence(number), "poison" if number == 7 else "s", "1"))
+                for number in range(21)
+            ),
+            return_exceptions=True,
+        )
+    poison = answers.pop(7)
+    assert isinstance(poison, ConnectionLost)
+    assert "the server's log" in str(poison)
+    assert {getattr(answer, "letter", answer) for answer in answers} == {"o"}
+    assert told(caplog, "connection of the committer lost") > 1
+
+
+async def test_a_result_the_server_dies_of_is_how_the_run_failed(q: Queue, database_url: str) -> None:
+    runs = Runs(q, 21)
+    fails_at(q.conn, "attempts", KILL, """new.result = '"poison"'""")
+    async with committing(database_url) as committer:
+        for number in range(21):
+            await committer.finish(batch.Complete(*runs.fence(number), '"poison"' if number == 7 else "1"))
+    state, _, failure = q.task(runs.tasks.pop(7))
+    assert state == "failed"
+    assert "could not be stored" in failure["message"]
+    assert {q.state(task) for task in runs.tasks} == {"completed"}
+
+
+async def test_a_database_that_is_away_is_no_fault_of_a_row(q: Queue, database_url: str, monkeypatch) -> None:
+    runs = Runs(q, 1)
+    attempts = 0
+
+    async def away(conninfo: str) -> _compat.Connection:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 20:
+            raise ConnectionLost("away")
+        return await connect(conninfo)
+
+    async with committing(database_url) as committer:
+        assert (await committer.write(batch.Checkpoint(*runs.fence(0), "a", "1"))).letter == "o"
+        monkeypatch.setattr(links, "connect", away)
+        monkeypatch.setattr(links, "FIRST_PAUSE", 0.0)
+        q.conn.execute(
+            "select pg_terminate_backend(pid, 10000) from pg_stat_activity"
+            " where datname = current_database() and application_name = 'absurd'"
+        )
+        assert (await committer.write(batch.Checkpoint(*runs.fence(0), "b", "1"))).letter == "o"
+    assert attempts == 20
+
+
+async def test_a_server_that_has_become_a_standby_is_no_fault_of_a_row(q: Queue, database_url: str) -> None:
+    runs = Runs(q, 1)
+    fails_at(
+        q.conn,
+        "checkpoints",
+        f"if nextval('public.tries') < {TRIES // 2} then raise exception 'read only' using errcode = '25006'; end if",
     )
     async with committing(database_url) as committer:
         assert (await committer.write(batch.Checkpoint(*runs.fence(0), "s", "1"))).letter == "o"

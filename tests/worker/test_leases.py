@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 import pytest
 
+from absurd._async.keeper import Keeper, Leases
 from tests.worker.conftest import Queue, Start
 
 
@@ -95,3 +97,48 @@ def test_a_handler_that_blocks_the_loop_is_named(q: Queue, start: Start) -> None
     worker = start(lease=1)
     worker.wait_log("a handler blocks the worker")
     q.wait_ended(worker, task)
+
+
+def test_a_finished_run_keeps_its_lease_while_its_end_cannot_be_written(q: Queue, start: Start) -> None:
+    q.conn.execute(
+        """create table public.disk as select true as is_full;
+           create function public.no_room() returns trigger language plpgsql as $$
+           begin
+             if (select is_full from public.disk) then raise exception 'no room' using errcode = '53100'; end if;
+             return new;
+           end $$;
+           create trigger no_room before insert or update on absurd.attempts
+             for each row when (new.state = 'c') execute function public.no_room()"""
+    )
+    ended = q.spawn(["say", "began"], ["returns", 1], max_attempts=3)
+    worker = start(lease=1, slots=2)
+    worker.wait_log("writing failed")
+    meanwhile = q.spawn(["lasts", 3], ["say", "three leases later"], ["returns", 2])
+    other = start(lease=1).started()
+    worker.wait_until(
+        lambda: bool(worker.said(said="three leases later") or other.said(said="three leases later")), "time has passed"
+    )
+    q.conn.execute("update public.disk set is_full = false")
+    q.wait_ended(worker, ended, meanwhile)
+    assert q.runs(ended) == [(1, "completed")]
+    assert not other.said(said="began")
+    worker.wait_log("writing succeeds again")
+
+
+class Once:
+    """An event that is set at the first look; remembers how long it was to be waited for."""
+
+    def __init__(self) -> None:
+        self.waited: list[float] = []
+
+    async def wait(self, seconds: float) -> bool:
+        self.waited.append(seconds)
+        return True
+
+
+@pytest.mark.parametrize(("lease", "beat"), [(3, 1), (120, 5), (86400, 5)])
+async def test_a_handler_hears_of_its_cancellation_within_5_s_however_long_the_lease(lease: float, beat: float) -> None:
+    stopped: Any = Once()
+    nothing: Any = None
+    await Keeper(nothing, Leases(), stopped, lease=lease, queues={}, names=lambda _: [], housekeeping=False).run()
+    assert stopped.waited == [beat]
