@@ -7,6 +7,7 @@ data lives in `/var/lib/absurd` behind a symbolic link, and the binaries are cop
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -146,19 +147,22 @@ class Host:
             return done.returncode, output.read().decode(errors="replace")
 
     def make_private(self, folder: Path) -> None:
-        """Make `folder` the server's own, mode 0700; refuse one that another user has put there."""
-        try:
+        """Make `folder` the server's own, mode 0700; refuse one that another user has put there, and a link."""
+        with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        except FileExistsError:
-            found = folder.lstat()
-            owners = {os.geteuid(), self.user.pw_uid if self.user else os.geteuid()}
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid not in owners:
-                raise EmbeddedError(
-                    f"{folder} belongs to somebody else: remove it, or name another directory"
-                ) from None
-        folder.chmod(0o700)
-        if self.user:
-            os.chown(folder, self.user.pw_uid, self.user.pw_gid)
+        # What is looked at and what is changed is one open folder: no link can come between, and none is followed.
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise _foreign(folder) from error
+        try:
+            if os.fstat(descriptor).st_uid not in {os.geteuid(), self.user.pw_uid if self.user else os.geteuid()}:
+                raise _foreign(folder)
+            os.fchmod(descriptor, 0o700)
+            if self.user:
+                os.fchown(descriptor, self.user.pw_uid, self.user.pw_gid)
+        finally:
+            os.close(descriptor)
 
     def place(self, home: Path) -> Path:
         """Return the folder for data and socket: `home`, or one in /var/lib/absurd if it is out of reach."""
@@ -192,6 +196,10 @@ class Host:
 
     def _can_enter(self, folder: Path) -> bool:
         return self.run(["/bin/sh", "-c", 'test -x "$0"', str(folder)])[0] == 0
+
+
+def _foreign(folder: Path) -> EmbeddedError:
+    return EmbeddedError(f"{folder} belongs to somebody else: remove it, or name another directory")
 
 
 def _is_copied(home: Path, place: Path) -> bool:

@@ -208,13 +208,18 @@ def test_the_default_directory_is_below_the_working_directory_and_out_of_git(
     assert (session_folder / ".absurd" / ".gitignore").read_text() == "*\n"
 
 
-def test_a_socket_directory_of_somebody_else_is_refused(session_folder: Path) -> None:
-    home = session_folder / "pg"
-    home.mkdir()
-    (home / "socket").symlink_to("/tmp")
+def test_a_socket_directory_that_is_a_link_is_refused_and_what_it_names_stays_as_it_is(session_folder: Path) -> None:
+    home, named = session_folder / "pg", session_folder / "named"
+    for folder in (home, named):
+        folder.mkdir()
+    named.chmod(0o755)
+    (home / "socket").symlink_to(named)
 
     with pytest.raises(embedded.EmbeddedError, match="socket belongs to somebody else"):
         embedded.start(home)
+
+    assert named.stat().st_mode & 0o777 == 0o755
+    assert named.stat().st_uid == os.geteuid()
 
 
 # ---------------------------------------------------------------- URLs and errors
