@@ -212,12 +212,15 @@ class Committer:
     def _fail(self, item: _Item, error: BaseException) -> None:
         mapped: BaseException = from_sqlstate(error) if isinstance(error, psycopg.Error) else error
         row = item.row
+        if isinstance(mapped, LostAgain):
+            what = "result" if isinstance(row, batch.Complete) else "value"
+            mapped = ConnectionLost(f"the {what} could not be stored: {mapped}", hint=mapped.hint)
+            mapped.__cause__ = error
+            logger.error("run %s: %s", uuid.UUID(bytes=row.run_id), mapped)
         if item.reply is not None:
             item.reply.fail(mapped)
         elif isinstance(row, batch.Complete) and not isinstance(mapped, Released):
             # that is how the run ended
-            if isinstance(mapped, LostAgain):
-                mapped = ConnectionLost(f"the result could not be stored: {mapped}", hint=mapped.hint)
             failed = batch.Fail(row.queue_id, row.run_id, row.claim_no, str(outcome.failed(mapped).body))
             if self._inbox.put(_Item(failed, None, item.over, item.room)):
                 item.over = item.room = None
@@ -225,9 +228,9 @@ class Committer:
                 self._unwritten(row, mapped)
         else:
             self._unwritten(row, "the worker has stopped writing" if isinstance(mapped, Released) else mapped)
-        self._end(item)
+        self._end(item, isinstance(mapped, Released))
 
-    def _end(self, item: _Item) -> None:
+    def _end(self, item: _Item, released: bool = False) -> None:
         item.ended = True
         if item.over is not None:
             item.over()
@@ -235,7 +238,7 @@ class Committer:
             item.room.set(None)
         if item.tries:
             self._troubled -= 1
-            if not self._troubled:
+            if not self._troubled and not released:
                 logger.warning("writing succeeds again, after %.1f s", time.monotonic() - self._trouble_since)
 
     @staticmethod

@@ -232,6 +232,33 @@ async def test_a_row_in_trouble_for_long_holds_up_nobody(q: Queue, database_url:
         assert (await stuck).letter == "o"
 
 
+async def test_who_waits_in_trouble_is_released_when_the_worker_gives_up(
+    q: Queue, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = Runs(q, 2)
+    fails_at(q.conn, "checkpoints", "perform nextval('public.tries'); raise exception using errcode = '53100'")
+    fails_at(q.conn, "attempts", "perform nextval('public.tries'); raise exception using errcode = '53100'")
+    given_up = _compat.Event()
+    link = Link(database_url, "committer", given_up)
+    committer = Committer(link, lambda: None)
+    writes = asyncio.create_task(committer.write(batch.Checkpoint(*runs.fence(0), "s", "1")))
+    over: list[str] = []
+    await committer.finish(batch.Complete(*runs.fence(1), "1"), lambda: over.append("over"))
+    failed = asyncio.Event()
+    caplog.handler.addFilter(lambda record: failed.set() or True)  # type: ignore[func-returns-value]
+    running = asyncio.create_task(committer.run())
+    await asyncio.wait_for(failed.wait(), 20)
+    committer.close()
+    given_up.set()
+    await asyncio.wait_for(running, 20)
+    with pytest.raises(Released):
+        await writes
+    assert over == ["over"]
+    assert told(caplog, "its lease will run out") == 1
+    assert not told(caplog, "writing succeeds again")
+    await link.close()
+
+
 @pytest.mark.parametrize("row", [("Complete", '"\\u0000"', "failed"), ("Fail", "{", "running")])
 async def test_the_end_of_a_run_raises_nothing_however_much_is_waiting(
     q: Queue, database_url: str, monkeypatch, row: tuple[str, str, str]

@@ -105,6 +105,23 @@ def test_a_busy_worker_survives_the_end_of_all_its_connections_again_and_again(
     assert worker.stop() == 0
 
 
+def test_a_step_the_server_dies_of_fails_its_own_task_and_no_other(q: Queue, start: Start) -> None:
+    q.conn.execute(
+        """create function public.die() returns trigger language plpgsql as $$
+           begin perform pg_terminate_backend(pg_backend_pid()); perform pg_sleep(60); return new; end $$;
+           create trigger die before insert on absurd.checkpoints
+             for each row when (new.name = 'poison') execute function public.die()"""
+    )
+    poison = q.spawn(["step", "poison", []], ["returns", 1])
+    healthy = [q.spawn(["step", "one", []], ["returns", 1]) for _ in range(20)]
+    worker = start(slots=21)
+    q.wait_ended(worker, poison, *healthy)
+    assert q.state(poison) == "failed"
+    assert q.task(poison)[2]["name"] == "ConnectionLost"
+    assert {q.state(task) for task in healthy} == {"completed"}
+    assert worker.stop() == 0
+
+
 def warm_up(q: Queue, worker: WorkerProcess) -> None:
     """One task long enough that committer and keeper have connected, too."""
     task = q.spawn(["step", "one", []], ["lasts", 0.9])
