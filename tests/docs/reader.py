@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg
 
+from absurd import embedded
 from tests.docs.pages import ROOT, Block
 
 PATIENCE = 40.0
@@ -107,7 +108,7 @@ class Reader:
 
     def _sql(self, block: Block, wanted: str | None) -> None:
         if self._conn is None:
-            self._conn = psycopg.connect(self._url, autocommit=True)
+            self._conn = psycopg.connect(plain(self._url), autocommit=True)
         statements = [match for match in _STATEMENT.finditer(block.text) if match[1].strip()]
         if not statements:
             raise Mismatch(f"{block} holds no statement: end each with ;")
@@ -180,6 +181,11 @@ class Reader:
                 raise Mismatch(f"{block}: `{command}` ended the shell and said:\n{said.decode()}")
             said += more
         return said[: end.start()].decode(errors="replace"), int(end[1])
+
+
+def plain(url: str) -> str:
+    """The URL as psycopg understands it; an embedded server is started for it."""
+    return embedded.resolve(url) if embedded.is_embedded_url(url) else url
 
 
 def transcript(text: str) -> list[tuple[str, list[str]]]:

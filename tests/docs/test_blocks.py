@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests.docs.pages import GENERATED, RUN, TEXT, Block, blocks, name, pages
-from tests.docs.reader import Mismatch, Reader, transcript
+from tests.docs.reader import Mismatch, Reader, plain, transcript
 
 _PAGES = [
     page for page in pages() if name(page) not in GENERATED and any(each.language in RUN for each in blocks(page))
@@ -18,8 +18,8 @@ _PAGES = [
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("page", _PAGES, ids=name)
-def test_a_page_can_be_followed_from_top_to_bottom(page: Path, database_url: str, tmp_path: Path) -> None:
-    reader = Reader(database_url, tmp_path)
+def test_a_page_can_be_followed_from_top_to_bottom(page: Path, page_url: str, page_folder: Path) -> None:
+    reader = Reader(page_url, page_folder)
     try:
         for block in blocks(page):
             if block.language not in RUN:
@@ -30,7 +30,7 @@ def test_a_page_can_be_followed_from_top_to_bottom(page: Path, database_url: str
             reader.run(block)
     finally:
         reader.close()
-    with psycopg.connect(database_url, autocommit=True) as conn:
+    with psycopg.connect(plain(page_url), autocommit=True) as conn:
         if conn.execute("select to_regnamespace('absurd')").fetchone() != (None,):
             assert conn.execute("select * from absurd.check_invariants()").fetchall() == []
 
