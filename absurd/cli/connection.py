@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _DEFAULT = "postgresql://localhost/absurd"
+_SHOWN = 10  # queues in a hint
 _ENCODE = "write special characters of its user name and password percent-encoded: @ is %40, / is %2F, : is %3A"
 
 
@@ -90,13 +91,15 @@ class Target:
 
         return Absurd(self.connection, queue_name=queue)
 
-    def require_queue(self, name: str) -> queues.Queue:
-        """The queue, or QueueNotFound, which names the command that makes it."""
+    def require_queue(self, name: str, *, create: bool = True) -> queues.Queue:
+        """The queue, or QueueNotFound, which names those there are and, with `create`, the command that makes it."""
         found = self.ask(queues.get(name))
         if found is None:
-            raise QueueNotFound(
-                f"Queue '{name}' does not exist", hint=f"create it with `absurdctl create-queue {shlex.quote(name)}`"
-            )
+            names = [each.queue_name for each in self.ask(queues.find())]
+            hint = _queue_hint(name, names)
+            if create:
+                hint += f"; create it with `absurdctl create-queue {shlex.quote(name)}`"
+            raise QueueNotFound(f"Queue '{name}' does not exist", hint=hint)
         return found
 
     def explained(self, error: SchemaMissing) -> Exception:
@@ -118,6 +121,17 @@ class Target:
         elif re.search(r'database ".*" does not exist', reason):
             hint = "create it with `createdb`, or name another with -d or ABSURD_DATABASE_URL"
         return ConnectionLost(f"cannot connect to {self.where}: {scrubbed(reason)}", hint=hint)
+
+
+def _queue_hint(name: str, names: list[str]) -> str:
+    """What there is instead of the queue of this name."""
+    if not names:
+        return "there are no queues yet"
+    close = output.meant(name, names)
+    shown = [output.plain(each) for each in (close + [each for each in names if each not in close])[:_SHOWN]]
+    more = f" and {len(names) - _SHOWN} more (`absurdctl list-queues`)" if len(names) > _SHOWN else ""
+    listed = f"queues: {', '.join(shown)}{more}"
+    return f"did you mean '{shown[0]}'? Existing {listed}" if close else f"existing {listed}"
 
 
 def _checked(given: str, options: dict[str, str]) -> str:

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -80,6 +81,13 @@ def plain(text: str) -> str:
     return "".join(
         repr(each)[1:-1] if unicodedata.category(each) in ("Cc", "Cf", "Cs", "Zl", "Zp") else each for each in text
     )
+
+
+def meant(word: str, known: Iterable[str]) -> list[str]:
+    """The names somebody who wrote `word` may have meant, the likeliest first; three at most."""
+    names = list(known)
+    parts = [each for each in names if word and (each.startswith(word + "-") or each.endswith("-" + word))]
+    return list(dict.fromkeys(parts + get_close_matches(word, names, n=3)))[:3]
 
 
 def interactive() -> bool:

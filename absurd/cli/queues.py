@@ -42,8 +42,9 @@ def create_queue(target: Target, name: str, storage_mode: Any) -> None:
     Example:
       absurdctl create-queue orders
     """
+    found = target.ask(queues.get(name))
     target.client().create_queue(name, storage_mode=storage_mode)
-    output.line(f"Queue '{name}' created successfully")
+    output.line(f"Queue '{name}' already exists" if found else f"Queue '{name}' created successfully")
 
 
 @click.command("drop-queue", cls=Command)
@@ -59,7 +60,7 @@ def drop_queue(target: Target, queue: str, yes: bool) -> None:
     Example:
       absurdctl drop-queue orders --yes
     """
-    target.require_queue(queue)
+    target.require_queue(queue, create=False)
     confirm(f"This deletes queue '{queue}' with every task and event in it.", yes)
     target.client().drop_queue(queue)
     output.line(f"Queue '{queue}' dropped successfully")

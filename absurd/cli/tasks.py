@@ -11,12 +11,13 @@ import click
 from absurd.cli import options, output, timeline
 from absurd.cli.connection import Target
 from absurd.cli.options import Command, Identifier, Json, Moment, json_option, pass_target, queue_option
-from absurd.errors import TaskNotFound, TaskTerminal, TimeoutError
+from absurd.errors import ConfigError, TaskNotFound, TaskTerminal, TimeoutError
 from absurd.queries import tasks, why
 from absurd.queries.tasks import STATES, Task, TaskDetail, TaskFilter
 from absurd.types import TaskResultSnapshot
 
 _ID = Identifier()
+_found_queue_option = click.option("-q", "--queue", metavar="NAME", help="Its queue; found by itself otherwise.")
 
 
 @click.command("spawn-task", cls=Command)
@@ -152,7 +153,7 @@ def dump_task(target: Target, either_id: UUID | None, task_id: UUID | None, run_
 
 @click.command("task-result", cls=Command)
 @click.argument("task_id", metavar="ID", type=_ID)
-@click.option("-q", "--queue", metavar="NAME", help="Its queue; found by itself otherwise.")
+@_found_queue_option
 @click.option("--wait", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait this long for the task to end.")
 @json_option
 @pass_target
@@ -190,13 +191,13 @@ def task_result(target: Target, task_id: UUID, queue: str | None, wait: float | 
 
 @click.command("retry-task", cls=Command)
 @click.argument("task_id", metavar="ID", type=_ID)
-@queue_option
+@_found_queue_option
 @click.option("--max-attempts", type=int, metavar="N", help="New limit of attempts; else one more than there were.")
 @click.option("--spawn-new", is_flag=True, help="Spawn a copy that starts over; the failed task stays.")
 @json_option
 @pass_target
 def retry_task(
-    target: Target, task_id: UUID, queue: str, max_attempts: int | None, spawn_new: bool, as_json: bool
+    target: Target, task_id: UUID, queue: str | None, max_attempts: int | None, spawn_new: bool, as_json: bool
 ) -> None:
     """Give a failed task another attempt.
 
@@ -204,11 +205,11 @@ def retry_task(
 
     \b
     Examples:
-      absurdctl retry-task 01935bf7-8a25-7c92-b123-456789ab0000 -q orders
+      absurdctl retry-task 01935bf7-8a25-7c92-b123-456789ab0000
       absurdctl retry-task 01935bf7-8a25-7c92-b123-456789ab0000 -q orders --spawn-new
     """
-    target.require_queue(queue)
-    run = target.client(queue).retry_task(task_id, max_attempts=max_attempts, spawn_new=spawn_new, queue_name=queue)
+    found = _the_task(target, task_id, queue)
+    run = target.client(found.queue_name).retry_task(found.task_id, max_attempts=max_attempts, spawn_new=spawn_new)
     if as_json:
         output.data(dict(run))
         return
@@ -218,24 +219,24 @@ def retry_task(
 
 @click.command("cancel-task", cls=Command)
 @click.argument("task_id", metavar="ID", type=_ID)
-@queue_option
+@_found_queue_option
 @pass_target
-def cancel_task(target: Target, task_id: UUID, queue: str) -> None:
+def cancel_task(target: Target, task_id: UUID, queue: str | None) -> None:
     """Cancel a task that has not ended.
 
     A worker that runs it stops at its next step. Exit code 4 when the task completed or failed before.
 
     \b
     Example:
-      absurdctl cancel-task 01935bf7-8a25-7c92-b123-456789ab0000 -q orders
+      absurdctl cancel-task 01935bf7-8a25-7c92-b123-456789ab0000
     """
-    target.require_queue(queue)
-    client = target.client(queue)
-    client.cancel_task(task_id, queue)
-    snapshot = client.fetch_task_result(task_id, queue)
+    found = _the_task(target, task_id, queue)
+    client = target.client(found.queue_name)
+    client.cancel_task(found.task_id)
+    snapshot = client.fetch_task_result(found.task_id)
     if snapshot is not None and snapshot.state in ("completed", "failed"):
-        raise TaskTerminal(f"Task {task_id} {snapshot.state} before; there is nothing to cancel")
-    output.line(f"Task {task_id} cancelled in queue '{queue}'")
+        raise TaskTerminal(f"Task {found.task_id} {snapshot.state} before; there is nothing to cancel")
+    output.line(f"Task {found.task_id} cancelled in queue '{found.queue_name}'")
 
 
 def _spawn_options(given: dict[str, Any], headers: dict[str, Any] | None) -> dict[str, Any]:
@@ -270,6 +271,19 @@ def _detail(target: Target, task_or_run_id: UUID, queue: str | None = None) -> T
     if detail is None:
         raise _not_found(task_or_run_id, queue)
     return detail
+
+
+def _the_task(target: Target, task_or_run_id: UUID, queue: str | None) -> Task:
+    """The one task of this id; ids are unique in a queue only, and nothing is changed on a guess."""
+    if queue is not None:
+        target.require_queue(queue)
+    found = target.ask(tasks.find(TaskFilter(queue=queue, id=task_or_run_id))).items
+    if not found:
+        raise _not_found(task_or_run_id, queue)
+    if len(found) > 1:
+        names = ", ".join(output.plain(each.queue_name) for each in found)
+        raise ConfigError(f"Queues {names} hold a task {found[0].task_id} each", hint="say which one with -q")
+    return found[0]
 
 
 def _not_found(task_or_run_id: UUID, queue: str | None = None) -> TaskNotFound:

@@ -137,6 +137,9 @@ _COLUMNS = """t.task_id, t.task_name, t.state, t.run_id, t.attempt, t.max_attemp
        t.wake_step, t.finished_at,
        left(concat_ws(': ', t.failure->>'name', t.failure->>'message'), 200) as error"""
 
+# The id of a run names its task only if the task has had that run; a task without any row of attempts still has its id.
+_WITHIN = "absurd.attempt_of(%(id)s) <= greatest(t.attempt, 0)"
+
 # One walk down the primary key per queue, however many tasks there are; the outer sort sees limit rows a queue.
 _FIND = """
 select q.queue_id, q.queue_name, t.*, absurd.current_time() as as_of
@@ -161,7 +164,7 @@ select q.queue_id, q.queue_name, absurd.current_time() as as_of, {columns},
          where w.queue_id = t.queue_id and w.task_id = t.task_id) as waits
   from absurd.queues q
   join absurd.all_tasks t on t.queue_id = q.queue_id and t.task_id = absurd.task_id_of(%(id)s)
- where {queue}
+ where {queue} and {within}
  order by q.queue_name
 """
 
@@ -173,7 +176,7 @@ def find(which: TaskFilter) -> Query[Page[Task]]:
     name, params = pattern("t.task_name", which.name, "name")
     conditions = [name, *_states(which.states, params), *_moments(which, params)]
     if which.id is not None:
-        conditions.append("t.task_id = absurd.task_id_of(%(id)s)")
+        conditions.append(f"t.task_id = absurd.task_id_of(%(id)s) and {_WITHIN}")
         params["id"] = which.id
     if which.text is not None:
         conditions.append("strpos(lower(t.params::text), lower(%(text)s)) > 0")
@@ -190,7 +193,7 @@ def find(which: TaskFilter) -> Query[Page[Task]]:
 def get(task_or_run_id: UUID, queue: str | None = None) -> Query[TaskDetail | None]:
     """One task with all its history, by its id or the id of one of its runs; None when no queue holds it."""
     params: Row = {"id": task_or_run_id}
-    sql = _GET.format(columns=_COLUMNS, queue=_queue(queue, params))
+    sql = _GET.format(columns=_COLUMNS, queue=_queue(queue, params), within=_WITHIN)
     return Query(sql, params, lambda rows: _detail(rows[0]) if rows else None)
 
 

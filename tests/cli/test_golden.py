@@ -62,6 +62,7 @@ def test_queues(shell: Shell) -> None:
     shell.run("drop-queue", "orders", "--yes")
     shell.run("drop-queue", "two words", "-y")
     shell.run("list-queues")
+    shell.run("queue-policy", "orders")
     shell.matches("queues")
 
 
@@ -204,7 +205,40 @@ def test_retry_and_cancel(shell: Shell, engine: Engine) -> None:
     for command in ("retry-task", "cancel-task"):
         shell.run(command, "01935bf7-8a25-7c92-b123-456789ab0000", "-q", "orders")
         shell.run(command, done)
+        shell.run(command, done, "-q", "order")
+    again = engine.spawn("ship", max_attempts=1)
+    shell.run("cancel-task", str(again)[:-4] + "0002")
+    shell.run("cancel-task", str(again)[:-4] + "0001")
     shell.matches("retry-cancel")
+
+
+def test_a_task_in_two_queues_is_changed_only_in_the_one_that_is_named(
+    shell: Shell, engine: Engine, conn: Connection
+) -> None:
+    engine.queue("mails")
+    conn.execute("select set_config('absurd.fake_now', '', false)")
+    row = conn.execute("select absurd.portable_uuidv7()").fetchone()
+    assert row is not None
+    task = row[0]
+    for queue in ("orders", "mails"):
+        engine.spawn("ship", queue=queue, task_id=str(task))
+    for command in ("retry-task", "cancel-task"):
+        said = shell.run(command, task)
+        assert said.code == 2
+        assert "orders" in said.err
+        assert "mails" in said.err
+        assert "-q" in said.err
+    assert shell.run("cancel-task", task, "-q", "mails").code == 0
+    assert shell.run("list-tasks", "-a", "-s", "pending").out.count("queue=orders") == 1
+
+
+def test_many_queues_are_not_all_named(shell: Shell, engine: Engine) -> None:
+    for number in range(12):
+        engine.queue(f"q{number}")
+    said = shell.run("list-tasks", "-q", "order")
+    assert said.code == 3
+    assert "did you mean 'orders'? Existing queues: orders, q0, q1, " in said.err
+    assert "and 3 more (`absurdctl list-queues`); create it with `absurdctl create-queue order`" in said.err
 
 
 def test_events(shell: Shell, engine: Engine) -> None:

@@ -106,7 +106,7 @@ def test_filters_by_name_prefix_id_and_text(engine: Engine, ids: Callable[..., l
     assert set(ids(name="order.*")) == {bill, ship}
     assert ids(name="order") == []
     assert ids(name="order**") == [other]
-    assert ids(id=UUID(int=ship.int + 3)) == [ship], "the id of a run finds its task"
+    assert ids(id=UUID(int=ship.int + 1)) == [ship], "the id of a run finds its task"
     assert ids(text="ADA 100%") == [ship]
     assert ids(text="A%a") == [], "text is no pattern"
 
@@ -158,6 +158,23 @@ def test_an_unknown_task_is_none_and_another_queue_does_not_answer(engine: Engin
     engine.queue("mails")
     assert queries.run(conn, tasks.get(task, "mails")) is None
     assert queries.run(conn, tasks.get(UUID(int=5))) is None
+
+
+def test_the_id_of_a_run_that_never_was_is_nobodys(
+    engine: Engine, conn: Connection, ids: Callable[..., list[UUID]]
+) -> None:
+    task = engine.spawn(max_attempts=2)
+    engine.fail(engine.claim())
+    for attempt in range(3):
+        run = UUID(int=task.int + attempt)
+        detail = queries.run(conn, tasks.get(run))
+        assert detail is not None
+        assert detail.task.task_id == task
+        assert ids(id=run) == [task]
+    beyond = UUID(int=task.int + 3)
+    assert queries.run(conn, tasks.get(beyond)) is None
+    assert queries.run(conn, tasks.get(beyond, "orders")) is None
+    assert ids(id=beyond) == []
 
 
 def test_events_waited_for_come_first_then_the_newest(engine: Engine, conn: Connection, clock: Clock) -> None:
