@@ -43,9 +43,11 @@ def emit_event(
     """
     value = options.payload(payload, pairs, "--payload", None)
     target.require_queue(queue)
-    if not target.client(queue).emit_event(name, value, queue, mode=mode):
-        output.note(f"'{output.plain(name)}' had a payload already and keeps it: nobody was woken")
-    output.line(f"Event '{name}' emitted successfully to queue '{queue}'")
+    if target.client(queue).emit_event(name, value, queue, mode=mode):
+        output.line(f"Event '{name}' emitted successfully to queue '{queue}'")
+        return
+    output.line(f"Event '{output.plain(name)}' has a payload already and keeps it: nobody was woken")
+    output.note("Hint: --mode next replaces the payload and wakes who waits now")
 
 
 @click.command("list-events", cls=Command)

@@ -103,13 +103,16 @@ class Absurdctl(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """An unknown command: the list of those there are on stdout, exit code 1."""
+        """An unknown command: the list of those there are on stdout, a hint on stderr, exit code 1."""
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             output.line(f"Unknown command: {output.plain(args[0])}")
             output.line()
             output.line("Commands:")
             for name in self.list_commands(ctx):
                 output.line(f"  {name}")
+            close = " or ".join(f"`{each}`" for each in output.meant(args[0], self.list_commands(ctx)))
+            asked = f"did you mean {close}? " if close else ""
+            output.note(f"Hint: {asked}`absurdctl --help` says what each command does")
             ctx.exit(1)
         return super().resolve_command(ctx, args)
 
@@ -176,7 +179,7 @@ def cli(ctx: click.Context) -> None:
       absurdctl list-tasks -q orders -s failed             see what went wrong
       absurdctl worker orders.app:app --queue orders       do the work
 
-    Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 conflict, 5 timed out, 130 interrupted.
+    Exit codes: 0 ok, 1 failed or no such command, 2 usage, 3 not found, 4 conflict, 5 timed out, 130 interrupted.
     """
     if ctx.invoked_subcommand is None:
         output.line(ctx.get_help())

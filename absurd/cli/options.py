@@ -170,7 +170,9 @@ class Json(click.ParamType[Any]):
         try:
             return [decoded(value)]
         except ValueError as error:
-            self.fail(f"{output.plain(value)!r} is not JSON: {error}.", param, ctx)
+            option = param.opts[0] if param else ""
+            example = f"""{option} '{{"id": 7, "name": "ada"}}'""".strip()
+            self.fail(f"{output.plain(value)!r} is not JSON: {error}. JSON would be  {example}", param, ctx)
 
 
 class Moment(click.ParamType[datetime]):
@@ -227,7 +229,7 @@ def payload(whole: list[Any] | None, pairs: tuple[str, ...], whole_name: str, de
         try:
             _put(value, *_pair(pair))
         except ValueError as error:
-            raise click.BadParameter(f"{output.plain(pair)!r}: {error}.", param_hint="'-P' / '--param'") from None
+            raise click.BadParameter(f"{output.plain(pair)!r}: {error}", param_hint="'-P' / '--param'") from None
     return value
 
 
@@ -238,7 +240,7 @@ def headers(pairs: tuple[str, ...]) -> dict[str, Any] | None:
         try:
             key, value = _pair(pair)
         except ValueError as error:
-            raise click.BadParameter(f"{output.plain(pair)!r}: {error}.", param_hint="'-H' / '--header'") from None
+            raise click.BadParameter(f"{output.plain(pair)!r}: {error}", param_hint="'-H' / '--header'") from None
         found[key] = value
     return found or None
 
@@ -251,7 +253,8 @@ def _pair(pair: str) -> tuple[str, Any]:
         try:
             return key[:-1], decoded(text)
         except ValueError as error:
-            raise ValueError(f"what follows := is not JSON: {error}") from None
+            example = output.plain(f"""'{key}=["a", 1]', or {key[:-1]}=text""")
+            raise ValueError(f"what follows := is not JSON: {error}. It would be  {example}") from None
     return key, text
 
 

@@ -59,6 +59,24 @@ def block(value: Any, indent: str = "  ") -> None:
         line(indent + plain(each))
 
 
+def parted(failure: Any) -> tuple[Any, list[str]]:
+    """A failure without its traceback (`stack` in other languages), and the lines of that."""
+    if not isinstance(failure, dict):
+        return failure, []
+    key = next((each for each in ("traceback", "stack") if failure.get(each)), None)
+    rest = {name: value for name, value in failure.items() if name != key}
+    return rest, str(failure[key]).rstrip().splitlines() if key else []
+
+
+def failed(failure: Any) -> None:
+    """A failure over several lines, its traceback as it was written."""
+    rest, trace = parted(failure)
+    if rest or not trace:
+        block(rest, indent="")
+    for each in trace:
+        line(plain(each))
+
+
 def short(value: Any, limit: int = 100) -> str:
     """A JSON value in one line, cut after `limit` characters."""
     text = plain(json.dumps(value, ensure_ascii=False))
@@ -84,10 +102,10 @@ def plain(text: str) -> str:
 
 
 def meant(word: str, known: Iterable[str]) -> list[str]:
-    """The names somebody who wrote `word` may have meant, the likeliest first; three at most."""
+    """The names somebody who wrote `word` may have meant: three at most that it is a part of, else the closest."""
     names = list(known)
     parts = [each for each in names if word and (each.startswith(word + "-") or each.endswith("-" + word))]
-    return list(dict.fromkeys(parts + get_close_matches(word, names, n=3)))[:3]
+    return parts[:3] or get_close_matches(word, names, n=1)
 
 
 def interactive() -> bool:

@@ -168,15 +168,10 @@ def task_result(target: Target, task_id: UUID, queue: str | None, wait: float | 
       absurdctl task-result 01935bf7-8a25-7c92-b123-456789ab0000 --wait 30 --json
     """
     found = _detail(target, task_id, queue).task
-    client = target.client(found.queue_name)
-    snapshot: TaskResultSnapshot | None
     if wait is not None and found.finished_at is None:
-        try:
-            snapshot = client.await_task_result(found.task_id, timeout=wait, queue_name=found.queue_name)
-        except TimeoutError:
-            raise TimeoutError(f"Task {found.task_id} did not end within {wait:g} seconds") from None
+        snapshot = _awaited(target, found, wait)
     else:
-        snapshot = client.fetch_task_result(found.task_id, found.queue_name)
+        snapshot = target.client(found.queue_name).fetch_task_result(found.task_id)
     if snapshot is None:
         raise _not_found(task_id)
     if as_json:
@@ -184,8 +179,10 @@ def task_result(target: Target, task_id: UUID, queue: str | None, wait: float | 
         output.data({**answer, "result": snapshot.result, "failure": snapshot.failure})
     else:
         output.line(snapshot.state)
-        if snapshot.state in ("completed", "failed"):
-            output.block(snapshot.result if snapshot.state == "completed" else snapshot.failure, indent="")
+        if snapshot.state == "completed":
+            output.block(snapshot.result, indent="")
+        elif snapshot.state == "failed":
+            output.failed(snapshot.failure)
     return 1 if snapshot.state in ("failed", "cancelled") else 0
 
 
@@ -262,6 +259,21 @@ def _spawn_options(given: dict[str, Any], headers: dict[str, Any] | None) -> dic
         "start_at": start,
     }
     return {name: value for name, value in chosen.items() if value is not None}
+
+
+def _awaited(target: Target, task: Task, seconds: float) -> TaskResultSnapshot | None:
+    """How the task ended; TimeoutError, which says how it stands, when it has not."""
+    client = target.client(task.queue_name)
+    try:
+        return client.await_task_result(task.task_id, timeout=seconds)
+    except TimeoutError:
+        late = _detail(target, task.task_id, task.queue_name)
+    if late.task.finished_at is not None:
+        return client.fetch_task_result(task.task_id)
+    text = f"Task {task.task_id} did not end within {seconds:g} seconds: it is {late.task.state}"
+    if late.task.state == "pending" and late.task.started_at is None:
+        text += ", no worker has claimed it"
+    raise TimeoutError(f"{text}.\n{why.explain(late)}")
 
 
 def _detail(target: Target, task_or_run_id: UUID, queue: str | None = None) -> TaskDetail:

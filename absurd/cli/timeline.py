@@ -99,9 +99,9 @@ def _failure(failure: Any) -> tuple[str, tuple[str, ...]]:
     if not isinstance(failure, dict):
         return output.short(failure), ()
     named = [str(failure[key]) for key in ("name", "message") if failure.get(key)]
-    trace = failure.get("traceback") or failure.get("stack") or ""
-    first, *rest = (": ".join(named) or json.dumps(failure, ensure_ascii=False)).splitlines() or [""]
-    return output.plain(first), tuple(str(trace).rstrip().splitlines() or rest)
+    others, trace = output.parted(failure)
+    first, *rest = (": ".join(named) or json.dumps(others, ensure_ascii=False)).splitlines() or [""]
+    return output.plain(first), tuple(trace or rest)
 
 
 def _checkpoint(checkpoint: Checkpoint) -> str:
@@ -155,5 +155,6 @@ def _show_end(detail: TaskDetail) -> None:
         output.section("Result")
         output.block(detail.result)
     elif detail.task.state == "failed":
+        # the timeline ends with its traceback
         output.section("Failure")
-        output.block(detail.failure)
+        output.block(output.parted(detail.failure)[0])

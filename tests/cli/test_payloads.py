@@ -45,6 +45,8 @@ def test_params_are_stored_as_given(
     ("words", "named"),
     [
         (["-P", "a:=x"], "'a:=x'"),
+        (["-P", "a:=x"], """It would be  'a:=["a", 1]', or a=text"""),
+        (["--params", "{id: 7}"], """--params '{"id": 7, "name": "ada"}'"""),
         (["-P", "a:=NaN"], "NaN"),
         (["-P", "a"], "key=text or key:=json"),
         (["-P", "=a"], "key=text or key:=json"),
