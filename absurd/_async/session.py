@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -23,6 +24,16 @@ from absurd.errors import ConfigError, ConnectionLost, from_sqlstate
 T = TypeVar("T")
 
 _RANDOM_BITS = ((1 << 46) - 1) << 16
+
+POOL_SIZE = 10
+BEGIN_TRIES = 5
+
+#: The engine is written for READ COMMITTED; a database or role may default to more. Changes nothing where it need not, so
+#: that a pooler's server connections stay as they are.
+_READ_COMMITTED = """
+    select pg_catalog.set_config('default_transaction_isolation', 'read committed', false)
+     where pg_catalog.current_setting('default_transaction_isolation') <> 'read committed'
+"""
 
 
 def default_url() -> str:
@@ -81,9 +92,10 @@ class Session:
 
     On a URL: a pool of autocommit connections, opened at the first call; a call whose connection broke is repeated once
     when its procedure allows it. On a borrowed connection: in the caller's transaction, never committed, never repeated.
+    A forked child makes a pool of its own.
     """
 
-    def __init__(self, source: _compat.Connection | _compat.Pool | str | None, *, pool_size: int = 10) -> None:
+    def __init__(self, source: _compat.Connection | _compat.Pool | str | None, *, pool_size: int = POOL_SIZE) -> None:
         self._borrowed: _compat.Connection | None = None
         self._pool: _compat.Pool | None = None
         self._own_pool = False
@@ -128,19 +140,43 @@ class Session:
         return self._pool.conninfo
 
     @contextlib.asynccontextmanager
-    async def connection(self) -> AsyncIterator[_compat.Connection]:
-        """The borrowed connection, or one of the pool for as long as the block lasts."""
+    async def connection(self, patience: float | None = None) -> AsyncIterator[_compat.Connection]:
+        """The borrowed connection, or one of the pool for as long as the block lasts.
+
+        `patience`: seconds to wait for one of the pool, default the pool's own.
+        """
         if self._borrowed is not None:
             yield self._borrowed
             return
         pool = await self._open()
-        async with pool.connection() as conn:
+        async with pool.connection(patience) as conn:
             yield conn
 
-    async def run(self, call: Call[T]) -> T:
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[_compat.Connection]:
+        """A transaction for as long as the block lasts, begun on a connection that answers; on a borrowed one a part of the
+        caller's. Connections of the pool that a restart of the server broke are replaced before the block begins."""
+        tries_left, entered = BEGIN_TRIES, False
+        while True:
+            tries_left -= 1
+            async with self.connection() as conn:
+                try:
+                    async with conn.transaction():
+                        entered = True
+                        yield conn
+                    return
+                except psycopg.OperationalError as error:
+                    if entered:
+                        raise
+                    if self.borrowed or not tries_left:
+                        raise_mapped(error)
+                    await conn.close()  # it may look alive until the end of its stream has been read
+            await self._drop_broken()
+
+    async def run(self, call: Call[T], *, patience: float | None = None) -> T:
         """Execute a call; errors of the server come out as the classes of `absurd.errors`."""
         try:
-            async with self.connection() as conn:
+            async with self.connection(patience) as conn:
                 return await execute(conn, call)
         except psycopg.OperationalError as error:
             if self.borrowed or error.sqlstate in ("40P01", "57014"):
@@ -151,7 +187,7 @@ class Session:
         except psycopg.Error as error:
             raise_mapped(error)
         try:  # the connection broke: once more on another
-            async with self.connection() as conn:
+            async with self.connection(patience) as conn:
                 return await execute(conn, call)
         except psycopg.Error as error:
             raise_mapped(error)
@@ -161,6 +197,19 @@ class Session:
         if self._own_pool and self._pool is not None:
             pool, self._pool, self._own_pool, self._opened = self._pool, None, False, False
             await pool.close()
+
+    async def make_room(self, connections: int) -> None:
+        """Let our own pool grow to so many connections; a borrowed pool is its owner's business."""
+        if connections > self._pool_size:
+            self._pool_size = connections
+            if self._own_pool and self._pool is not None:
+                await self._pool.resize(1, connections)
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: forget the pool, whose sockets are the parent's, without a word on them."""
+        _inherited.append(self._pool)
+        self._pool, self._own_pool, self._opened = None, False, False
+        self._opening = _compat.Lock()  # somebody in the parent may have held it
 
     async def _drop_broken(self) -> None:
         """A restart of the server breaks every connection of the pool: the repeat must not meet the next one."""
@@ -186,16 +235,33 @@ class Session:
                     )
                     await self._pool.open()
                     self._own_pool = self._opened = True
+                    _pooled.add(self)
         assert self._pool is not None
         return self._pool
 
 
+#: Sessions with a pool of their own, and in a forked child the parent's pools: those must not even be collected.
+_pooled: weakref.WeakSet[Session] = weakref.WeakSet()
+_inherited: list[_compat.Pool | None] = []
+
+
+def _after_fork() -> None:
+    for session in list(_pooled):
+        session.leave_to_parent()
+    _pooled.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 async def _configure(conn: _compat.Connection) -> None:
     adapt(conn)
+    await conn.execute(_READ_COMMITTED, prepare=False)
 
 
 async def connect(conninfo: str) -> _compat.Connection:
-    """An autocommit connection of our own; ConnectionLost when the server cannot be reached."""
+    """An autocommit connection of our own, at READ COMMITTED; ConnectionLost when the server cannot be reached."""
     try:
         named = (
             conninfo
@@ -203,9 +269,13 @@ async def connect(conninfo: str) -> _compat.Connection:
             else psycopg.conninfo.make_conninfo(conninfo, application_name="absurd")
         )
         conn = await psycopg.AsyncConnection.connect(named, autocommit=True)
+        try:
+            await _configure(conn)
+        except BaseException:
+            await conn.close()
+            raise
     except psycopg.OperationalError as error:
         raise ConnectionLost(f"cannot connect to the database: {str(error).strip()}") from error
-    adapt(conn)
     return conn
 
 

@@ -11,14 +11,16 @@ import psycopg
 from absurd._async import _compat
 from absurd._async.session import Session, connect, execute, raise_mapped
 from absurd._db import procedures
-from absurd.errors import TimeoutError
+from absurd.errors import ConnectionLost, TimeoutError
+from absurd.telemetry import logger
 from absurd.types import TaskResultSnapshot
 
 LISTENERS = 4
 FIRST_POLL, LONGEST_POLL = 0.05, 1.0
 FALLBACK_POLL = 5.0
 
-Look = Callable[[], Awaitable[TaskResultSnapshot]]
+#: Takes the seconds it may wait for a connection (None: as long as the pool does).
+Look = Callable[..., Awaitable[TaskResultSnapshot]]
 
 
 class Watcher:
@@ -29,7 +31,10 @@ class Watcher:
         self._permits = _compat.Semaphore(LISTENERS)
 
     async def wait(self, queue: str, task_id: uuid.UUID, timeout: float | None, look: Look) -> TaskResultSnapshot:
-        """The snapshot of the ended task; TimeoutError after `timeout` seconds."""
+        """The snapshot of the ended task; TimeoutError after `timeout` seconds.
+
+        The first look needs the database; when it goes away later, the wait goes on.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         snapshot = await look()
         if snapshot.finished:
@@ -37,6 +42,8 @@ class Watcher:
         if not self._session.borrowed and await _compat.try_acquire(self._permits):
             try:
                 return await self._listen(queue, task_id, deadline, look)
+            except (ConnectionLost, psycopg.OperationalError) as error:
+                logger.warning("waiting for task %s: lost the connection that listens (%s); polling", task_id, error)
             except psycopg.Error as error:
                 raise_mapped(error)
             finally:
@@ -45,10 +52,16 @@ class Watcher:
 
     async def _poll(self, task_id: uuid.UUID, deadline: float | None, look: Look) -> TaskResultSnapshot:
         pause = FIRST_POLL
-        while not (snapshot := await look()).finished:
+        while True:
+            try:
+                snapshot = await look(LONGEST_POLL)
+                if snapshot.finished:
+                    return snapshot
+            except ConnectionLost:
+                if self._session.borrowed:
+                    raise  # nobody will bring that one back
             await _compat.sleep(min(pause, _left(task_id, deadline)))
             pause = min(pause * 2, LONGEST_POLL)
-        return snapshot
 
     async def _listen(self, queue: str, task_id: uuid.UUID, deadline: float | None, look: Look) -> TaskResultSnapshot:
         conn = await connect(self._session.conninfo())
@@ -57,11 +70,12 @@ class Watcher:
             channel = f"absurd_{uuid.uuid4().hex[:16]}"
             await conn.execute(f'listen "{channel}"')
             while True:
-                await execute(conn, procedures.watch_task(queue, task_id, channel))
+                state = await execute(conn, procedures.watch_task(queue, task_id, channel))
                 snapshot = await look()
                 if snapshot.finished:
                     return snapshot
-                await waker.wait_for(conn.fileno(), min(FALLBACK_POLL, _left(task_id, deadline)))
+                pause = FIRST_POLL if state == "locked" else FALLBACK_POLL
+                await waker.wait_for(conn.fileno(), min(pause, _left(task_id, deadline)))
                 conn.pgconn.consume_input()
                 while conn.pgconn.notifies() is not None:
                     pass

@@ -38,7 +38,7 @@ class Claim(NamedTuple):
     enqueue_at: datetime
     claimed_at: datetime
     wake_event: str | None
-    checkpoints: dict[str, Any] | None
+    checkpoints: Any  # a dict; None without any; Unreadable, or text, when they cannot be had
     timeouts: list[str] | None
     queue_id: int
     queue_name: str

@@ -15,7 +15,7 @@ from absurd._db import procedures
 from absurd._sync import _compat
 from absurd._sync.batchwork import work_claimed
 from absurd._sync.context import as_uuid, check_event
-from absurd._sync.session import Session, mint_task_id
+from absurd._sync.session import POOL_SIZE, Session, mint_task_id
 from absurd._sync.watch import Watcher
 from absurd._sync.worker import DRAIN_SECONDS, Worker
 from absurd.errors import ConfigError, InvalidOption, TaskNotFound
@@ -64,15 +64,23 @@ class Absurd:
         queue_name: str = "default",
         default_max_attempts: int | None = None,
         hooks: AbsurdHooks | None = None,
+        *,
+        pool_size: int = POOL_SIZE,
     ) -> None:
-        """`default_max_attempts` beats a queue's own default; left out, the queue decides, else 5."""
+        """`default_max_attempts` beats a queue's own default; left out, the queue decides, else 5.
+
+        `pool_size`: most connections of the client's own pool; a worker with more slots raises it.
+        """
         self.queue_name = options.queue_name(queue_name)
         if default_max_attempts is not None and default_max_attempts < 1:
             raise ConfigError("default_max_attempts must be >= 1")
         self._attempts = MaxAttempts(default_max_attempts or SDK_MAX_ATTEMPTS, default_max_attempts is not None)
         self._hooks: AbsurdHooks = hooks or {}
         self._registry = Registry(self.queue_name)
-        self._session = Session(conn_or_url)
+        if not isinstance(pool_size, int) or isinstance(pool_size, bool) or pool_size < 1:
+            raise ConfigError("pool_size must be an integer >= 1")
+        self._pool_size = pool_size
+        self._session = Session(conn_or_url, pool_size=pool_size)
         self._watcher = Watcher(self._session)
         self._worker: Worker | None = None
 
@@ -108,7 +116,7 @@ class Absurd:
     # SYNC-ONLY:
     def _again(self, kind: Any) -> Any:
         given = self._attempts.value if self._attempts.explicit else None
-        return kind(self._session.conninfo(), self.queue_name, given, self._hooks or None)
+        return kind(self._session.conninfo(), self.queue_name, given, self._hooks or None, pool_size=self._pool_size)
 
     # -- tasks ---------------------------------------------------------------------------------------------------------
 
@@ -167,7 +175,8 @@ class Absurd:
 
         `idempotency_key`: one task per queue and key, as long as that task is kept. `priority` -1000..1000, higher first.
         `start_at` or `delay`: not before. Raises QueueNotFound, ConfigError, InvalidOption, InvalidRetryStrategy,
-        ValidationFailed, NotSerializable, ValueTooLarge; nothing is written then.
+        InvalidTaskId, TaskIdConflict, IdempotencyConflict, ValidationFailed,
+        NotSerializable, ValueTooLarge; nothing is written then.
         """
         options_given = {
             "max_attempts": max_attempts,
@@ -252,25 +261,26 @@ class Absurd:
     def fetch_task_result(self, task_id: TaskId, queue_name: str | None = None) -> TaskResultSnapshot | None:
         """How a task stands now; None for an unknown task."""
         found = self._session.run(procedures.get_task_result(self._queue(queue_name), as_uuid(task_id)))
-        return None if found is None else TaskResultSnapshot(found[0], found[1], found[2])  # type: ignore[arg-type]
+        return None if found is None else _snapshot(found)
 
     def await_task_result(
         self, task_id: TaskId, timeout: float | None = None, queue_name: str | None = None
     ) -> TaskResultSnapshot:
         """Wait until a task has ended, told by the database rather than polling where the connection allows it.
 
-        Raises TimeoutError after `timeout` seconds and TaskNotFound for an unknown task.
+        Raises TimeoutError after `timeout` seconds, TaskNotFound for an unknown task, and ConnectionLost when the database
+        cannot be reached at first; later losses are waited out.
         """
         queue, wanted = self._queue(queue_name), as_uuid(task_id)
         if isinstance(timeout, (int, float)):
             timeout = max(timeout, 0)  # a deadline that has passed: one look
         limit = None if timeout is None else options.seconds_of(timeout, "timeout")
 
-        def look() -> TaskResultSnapshot:
-            snapshot = self.fetch_task_result(wanted, queue)
-            if snapshot is None:
+        def look(patience: float | None = None) -> TaskResultSnapshot:
+            found = self._session.run(procedures.get_task_result(queue, wanted), patience=patience)
+            if found is None:
                 raise TaskNotFound(f'Task "{wanted}" not found in queue "{queue}"')
-            return snapshot
+            return _snapshot(found)
 
         return self._watcher.wait(queue, wanted, limit, look)
 
@@ -468,7 +478,8 @@ class Absurd:
     ) -> None:
         """Work until `stop_worker()`, SIGTERM or SIGINT; then finish or hand back what is under way, and return.
 
-        `claim_timeout`: lease in seconds, renewed by itself. `concurrency`: slots. `batch_size`: most claimed by one call.
+        `claim_timeout`: lease in seconds, renewed by itself. `concurrency`: slots; above `pool_size` the client's own pool
+        grows with them. `batch_size`: most claimed by one call.
         `poll_interval`: seconds, the fallback where notifications cannot reach. `queues`: default the client's own.
         `drain_timeout`: seconds that running handlers get when the worker stops; a second signal leaves at once.
         Raises ConfigError, QueueNotFound, SchemaMissing, ConnectionLost at the start; later losses of the database are
@@ -489,6 +500,8 @@ class Absurd:
             handle_signals=handle_signals,
         )
         try:
+            if concurrency > self._pool_size:  # slots in transactions hold one each, and spawns in them need another
+                self._session.make_room(concurrency + 2)
             self._worker.run()
         finally:
             self._worker = None
@@ -501,6 +514,10 @@ class Absurd:
 
     def _queue(self, name: str | None) -> str:
         return self.queue_name if name is None else options.queue_name(name)
+
+
+def _snapshot(found: tuple[str, Any, Any]) -> TaskResultSnapshot:
+    return TaskResultSnapshot(*found)  # type: ignore[arg-type]
 
 
 def _lease(claim_timeout: float) -> int:

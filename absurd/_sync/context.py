@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import random
 import uuid
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import psycopg
@@ -40,6 +41,12 @@ if TYPE_CHECKING:
     from absurd._sync.client import Absurd
 
 T = TypeVar("T")
+#: Serialization failure and deadlock: what the database asks to be tried again.
+TRY_AGAIN = ("40001", "40P01")
+TRANSACTION_TRIES = 5
+LONGEST_SLEEP = timedelta(days=365_250)
+LATEST_WAKE = datetime(9000, 1, 1, tzinfo=UTC)
+
 _key = object()
 current: ContextVar[TaskContext | None] = ContextVar("absurd_async_context", default=None)
 
@@ -97,14 +104,17 @@ class TaskContext:
 
     @property
     def task_id(self) -> uuid.UUID:
+        """The task's id, the same in every attempt."""
         return self._claim.task_id
 
     @property
     def task_name(self) -> str:
+        """The name the task was spawned under."""
         return self._claim.task_name
 
     @property
     def attempt(self) -> int:
+        """Which attempt this is, from 1; waking from a sleep or a wait goes on with the same one."""
         return self._claim.attempt
 
     @property
@@ -135,7 +145,7 @@ class TaskContext:
     def spawn(self, task_name: str, params: Any = None, *, step_name: str | None = None, **options: Any) -> SpawnResult:
         """Spawn a task once, however often this handler runs: a step of its own (`$spawn:<task name>` unless named).
 
-        Options as `spawn` of the client takes them, but for `idempotency_key`, which is the step.
+        Options as `spawn` of the client takes them, but for `idempotency_key`, which is the step. Raises what that raises.
         """
         checkpoint = self._history.next_name(step_name or f"$spawn:{task_name}")
         self._check()
@@ -183,50 +193,90 @@ class TaskContext:
         Inside the block, `tx.execute`, `tx.spawn` and `tx.emit_event` share one transaction; `tx.result` is what the step
         keeps. When the step has committed before, `tx.done` is true, `tx.result` is the kept value, and those calls do
         nothing, so the block passes without effect. An exception rolls everything back, the checkpoint included.
+
+        A deadlock or serialization failure (SQLSTATE 40P01, 40001) comes out like any other error, since a block cannot be
+        run again; `run_transaction` can do that. Raises ConnectionLost before the block when no connection is to be had.
         """
         checkpoint = self._history.next_name(name)
+        with self._transaction(checkpoint) as tx:
+            yield tx
+
+    @contextlib.contextmanager
+    def _transaction(self, checkpoint: str) -> Iterator[TransactionStep]:
         self._check()
         done, state = self._history.take(checkpoint)
         if done:
             yield TransactionStep(self._client, None, checkpoint, done, state)
             return
-        with self._client._session.connection() as conn:
+        with self._client._session.transaction() as conn:
             tx = TransactionStep(self._client, conn, checkpoint, done, None)
-            with conn.transaction():
-                yield tx
-                text = codec.encode(tx.result, what=f'result of step "{checkpoint}"')
-                claim = self._claim
-                call = procedures.hold_and_checkpoint(claim.queue_id, self.run_id, claim.claim_no, checkpoint, text)
-                try:
-                    letter = Session(conn).run(call)
-                except psycopg.Error as error:
-                    raise_mapped(error)
-                self._accept(Answer(letter), "o")
-            tx.result = codec.roundtrip(text)
-            self._history.keep(checkpoint, tx.result)
+            yield tx
+            text = codec.encode(tx.result, what=f'result of step "{checkpoint}"')
+            claim = self._claim
+            call = procedures.hold_and_checkpoint(claim.queue_id, self.run_id, claim.claim_no, checkpoint, text)
+            try:
+                letter = Session(conn).run(call)
+            except psycopg.Error as error:
+                raise_mapped(error)
+            self._accept(Answer(letter), "o")
+        tx.result = codec.roundtrip(text)
+        self._history.keep(checkpoint, tx.result)
 
     def run_transaction(self, name: str, fn: Callable[[TransactionStep], T]) -> T:
-        """`transaction` as a call: `fn(tx)` runs only when the step has not committed; returns its kept value."""
-        with self.transaction(name) as tx:
-            if not tx.done:
-                tx.result = _compat.maybe_await(fn(tx))
-        return tx.result  # type: ignore[no-any-return, unused-ignore]
+        """`transaction` as a call: `fn(tx)` runs only when the step has not committed; returns its kept value.
+
+        After a deadlock or serialization failure (SQLSTATE 40P01, 40001), which rolled everything back, `fn` is called
+        again, up to five times in all; the last failure comes out. Not on a connection of yours, whose transaction began
+        before.
+        """
+        checkpoint = self._history.next_name(name)
+        tries_left = 1 if self._client._session.borrowed else TRANSACTION_TRIES
+        while True:
+            tries_left -= 1
+            try:
+                with self._transaction(checkpoint) as tx:
+                    if not tx.done:
+                        tx.result = _compat.maybe_await(fn(tx))
+                return tx.result  # type: ignore[no-any-return, unused-ignore]
+            except psycopg.Error as error:
+                if error.sqlstate not in TRY_AGAIN or not tries_left:
+                    raise
+            # of two that stood in each other's way, one goes first this time
+            _compat.sleep(0.01 * 2 ** (TRANSACTION_TRIES - tries_left) * (0.5 + random.random()))
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
     def sleep_for(self, step_name: str, duration_seconds: Any) -> None:
-        """Suspend for a duration (seconds or timedelta), measured by the database's clock from the first call on."""
-        self._sleep(step_name, delay=seconds_of(duration_seconds, "duration"))
+        """Suspend for a duration (seconds or timedelta), measured by the database's clock from the first call on.
+
+        Raises InvalidOption for a negative duration and for one of more than 1,000 years.
+        """
+        delay = seconds_of(duration_seconds, "duration")
+        if delay > LONGEST_SLEEP.total_seconds():
+            raise InvalidOption(
+                f"duration must be at most 1000 years, not {duration_seconds!r}: await an event instead"
+            )
+        self._sleep(step_name, delay=delay)
 
     def sleep_until(self, step_name: str, wake_at: datetime | float) -> None:
-        """Suspend until a moment: an aware datetime, or epoch seconds. A moment in the past returns at once."""
+        """Suspend until a moment: an aware datetime, or epoch seconds. A moment in the past returns at once.
+
+        Raises InvalidOption for what is no moment, and for one after the year 9000.
+        """
         if isinstance(wake_at, bool) or not isinstance(wake_at, (datetime, int, float)):
             raise InvalidOption(f"wake_at must be a datetime or epoch seconds, not {wake_at!r}")
         if not isinstance(wake_at, datetime):
             if not math.isfinite(wake_at):
                 raise InvalidOption("wake_at must be a finite number of epoch seconds")
-            wake_at = datetime.fromtimestamp(wake_at, UTC)
-        elif wake_at.tzinfo is None:
+            try:
+                wake_at = datetime.fromtimestamp(wake_at, UTC)
+            except (ValueError, OverflowError, OSError):
+                raise InvalidOption(
+                    f"wake_at must be epoch seconds of a moment before the year 9000, not {wake_at!r}"
+                ) from None
+        if wake_at.replace(tzinfo=UTC) >= LATEST_WAKE:
+            raise InvalidOption(f"wake_at must be before the year 9000, not {wake_at}: await an event instead")
+        if wake_at.tzinfo is None:
             wake_at = wake_at.astimezone()
         self._sleep(step_name, wake_at=wake_at)
 
@@ -325,10 +375,19 @@ class TaskContext:
         return answer.letter == "o"
 
     def heartbeat(self, seconds: int | None = None) -> None:
-        """Renew the lease by hand (default: the claim timeout). The worker does so by itself while the handler runs."""
-        self._check()
+        """Let the lease run out so many seconds from now (default: the claim timeout), be that later or sooner than before.
+
+        The worker renews it by itself while the handler runs. Returns after the commit. Raises InvalidOption unless
+        `seconds` is a number above 0; CancelledTask, FailedTask or the lost lease's signal when the run is over for this
+        worker (control flow: do not catch them).
+        """
         by = max(1, math.ceil(self._lease)) if seconds is None else seconds
-        self._client._session.run(procedures.extend_claim(self.queue_name, self.run_id, by))
+        if isinstance(by, bool) or not isinstance(by, (int, float)) or not by > 0:
+            raise InvalidOption("extend_by must be > 0")
+        if by > options.LARGEST_INTEGER:
+            raise InvalidOption(f"extend_by must be <= {options.LARGEST_INTEGER} seconds")
+        self._check()
+        self._accept(self._writer.write(batch.Extend(*self._fence(), float(by))), "o")
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -421,9 +480,10 @@ class NoRows:
     rowcount = 0
 
     def fetchone(self) -> None:
-        return None
+        """None: there is no row."""
 
     def fetchall(self) -> list[Any]:
+        """An empty list."""
         return []
 
 
