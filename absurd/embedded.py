@@ -221,11 +221,18 @@ def _home(directory: str | os.PathLike[str] | None, version: int, *, create: boo
         if create:
             _make_open(home)
     except OSError as error:
-        raise EmbeddedError(f"cannot use {home} for the embedded Postgres: {error.strerror}") from error
+        raise _unusable(home, error) from error
     # pg_ctl hands the path to a shell between double quotes and escapes nothing.
     if re.search(r'["$`\\\n]', str(home)):
         raise EmbeddedError(f'PostgreSQL cannot live in {str(home)!r}: choose a path without " $ ` \\ or newline')
     return home
+
+
+def _unusable(home: Path, error: OSError) -> EmbeddedError:
+    return EmbeddedError(
+        f"cannot use {home} for the embedded Postgres: {error.strerror}; "
+        "name a directory that can be written, embedded:///absolute/directory"
+    )
 
 
 def _make_open(folder: Path) -> None:
@@ -246,6 +253,8 @@ def _locked(home: Path) -> Iterator[None]:
             f"{home} belongs to user {owner}: use the embedded Postgres as that user, "
             "or name another directory, embedded:///absolute/directory"
         ) from error
+    except OSError as error:
+        raise _unusable(home, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

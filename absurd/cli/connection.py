@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _DEFAULT = "postgresql://localhost/absurd"
+_NEARLY = ("embedded", "embeded")
+_SCHEMES = ("postgresql", "postgres")
 _SHOWN = 10  # queues in a hint
 _ENCODE = "write special characters of its user name and password percent-encoded: @ is %40, / is %2F, : is %3A"
 
@@ -41,9 +44,10 @@ class Target:
     @cached_property
     def conninfo(self) -> str:
         """The libpq connection string; an `embedded:` server is started for it. ConfigError when it cannot be read."""
-        given = self.database or os.environ.get("ABSURD_DATABASE_URL") or os.environ.get("PGDATABASE") or _DEFAULT
+        given = self._given or _DEFAULT
         if embedded.is_embedded_url(given):
             return embedded.resolve(given)
+        _recognised(given)
         options = {"host": self.host, "port": self.port, "user": self.user}
         if "://" not in given and "=" not in given:
             options["host"] = self.host or os.environ.get("PGHOST") or "localhost"
@@ -51,6 +55,10 @@ class Target:
             options["user"] = self.user or os.environ.get("PGUSER") or os.environ.get("USER")
             given = make_conninfo(dbname=given)
         return _checked(given, {name: value for name, value in options.items() if value})
+
+    @property
+    def _given(self) -> str | None:
+        return self.database or os.environ.get("ABSURD_DATABASE_URL") or os.environ.get("PGDATABASE")
 
     @property
     def where(self) -> str:
@@ -120,6 +128,8 @@ class Target:
             hint = "give the password in PGPASSWORD or ~/.pgpass, and the user with -U"
         elif re.search(r'database ".*" does not exist', reason):
             hint = "create it with `createdb`, or name another with -d or ABSURD_DATABASE_URL"
+        if self._given is None:
+            hint = f"no database was named: `export ABSURD_DATABASE_URL=embedded:` starts a private one; else {hint}"
         return ConnectionLost(f"cannot connect to {self.where}: {scrubbed(reason)}", hint=hint)
 
 
@@ -132,6 +142,22 @@ def _queue_hint(name: str, names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more (`absurdctl list-queues`)" if len(names) > _SHOWN else ""
     listed = f"queues: {', '.join(shown)}{more}"
     return f"did you mean '{shown[0]}'? Existing {listed}" if close else f"existing {listed}"
+
+
+def _recognised(given: str) -> None:
+    """ConfigError for what is no PostgreSQL URL but looks like another one; only its scheme is quoted."""
+    scheme = re.match(r"([A-Za-z][\w+.-]*)://", given)
+    word = re.fullmatch(r"(\w+)(:.*)?", given, flags=re.S)
+    if word and (get_close_matches(word[1].lower(), ["embedded"], cutoff=0.7) if word[2] else given in _NEARLY):
+        hint = "did you mean embedded: (a private Postgres, in ./.absurd/pg18), or embedded:///directory?"
+        if word[1] == given:
+            hint += f" A database of that name is postgresql:///{given}"
+        raise ConfigError(f"the database URL cannot be read: {word[1]!r} is no scheme", hint=hint)
+    if scheme and scheme[1] not in _SCHEMES:
+        raise ConfigError(
+            f"the database URL cannot be read: its scheme is {scheme[1]!r}, expected postgresql",
+            hint="write postgresql://USER@HOST:PORT/DATABASE, or embedded: for a private Postgres",
+        )
 
 
 def _checked(given: str, options: dict[str, str]) -> str:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import inspect
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import Any
 
 import click
 
+from absurd import Absurd, AsyncAbsurd, telemetry
 from absurd.cli import output
 from absurd.cli.connection import Target
 from absurd.cli.options import Command, pass_target
@@ -73,17 +77,40 @@ def worker(
     }
     if queues:
         settings["queues"] = list(queues)
-    names = ", ".join(output.plain(each) for each in queues or (client.queue_name,))
-    output.note(f"Working on queue {names}, {concurrency} at a time. Ctrl-C to stop.")
-    if inspect.iscoroutinefunction(client.start_worker):
-        asyncio.run(client.start_worker(**settings))
-    else:
-        client.start_worker(**settings)
+    with _announced(concurrency):
+        if inspect.iscoroutinefunction(client.start_worker):
+            asyncio.run(client.start_worker(**settings))
+        else:
+            client.start_worker(**settings)
+
+
+@contextlib.contextmanager
+def _announced(concurrency: int) -> Iterator[None]:
+    """Say that the worker works, once it does: the database has answered and the queues are there."""
+
+    def listener(name: str, fields: dict[str, Any]) -> None:
+        if name == "worker.started":
+            names = ", ".join(output.plain(each) for each in fields["queues"])
+            output.note(f"Working on queue {names}, {concurrency} at a time. Ctrl-C to stop.")
+
+    silence = telemetry.listen(listener)
+    try:
+        yield
+    finally:
+        silence()
 
 
 def _load(name: str) -> Any:
     """The client that MODULE:APP names; ConfigError says which half is wrong."""
     module_name, colon, attribute = name.partition(":")
+    if module_name.endswith(".py") or "/" in module_name:
+        folder, _, module = os.path.normpath(module_name).removesuffix(".py").rpartition("/")
+        where = ""
+        if folder.startswith(("/", "..")):
+            where = f" in the folder {folder}"
+        elif folder:
+            module = f"{folder.replace('/', '.')}.{module}"
+        raise ConfigError(f"{module_name!r} is a file, not a module", hint=f"say {module}:{attribute or 'app'}{where}")
     if not module_name or not colon or not attribute:
         raise ConfigError(f"{name!r} names no app", hint="write module:app, as in `absurdctl worker orders.app:app`")
     sys.path.insert(0, os.getcwd())
@@ -96,9 +123,20 @@ def _load(name: str) -> Any:
         raise ConfigError(f"there is no module {module_name!r}", hint=hint) from None
     for part in attribute.split("."):
         found = getattr(found, part, None)
-    if not hasattr(found, "start_worker"):
-        raise ConfigError(f"{attribute!r} in module {module_name!r} is no Absurd or AsyncAbsurd")
+    if isinstance(found, type) or not hasattr(found, "start_worker"):
+        hint = _clients_hint(vars(sys.modules[module_name]), module_name, attribute)
+        raise ConfigError(f"{attribute!r} in module {module_name!r} is no Absurd or AsyncAbsurd", hint=hint)
     return found
+
+
+def _clients_hint(names: dict[str, Any], module_name: str, attribute: str) -> str:
+    """The clients that the module does hold, the likeliest first."""
+    clients = [name for name, value in names.items() if isinstance(value, (Absurd, AsyncAbsurd))]
+    if not clients:
+        return f"{module_name} holds none at its top level: give it `app = Absurd()`"
+    close = get_close_matches(attribute, clients, n=1)
+    asked = f"did you mean {module_name}:{close[0]}? " if close else ""
+    return f"{asked}{module_name} holds {', '.join(f'{module_name}:{each}' for each in clients)}"
 
 
 def _show_log(verbose: bool) -> None:

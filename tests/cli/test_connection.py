@@ -6,9 +6,11 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from click.testing import CliRunner
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from absurd.cli.connection import Target, scrubbed
+from absurd.cli.main import cli
 from absurd.errors import ConfigError
 from tests.cli.conftest import Shell
 from tests.fixtures.postgres import Connection
@@ -78,6 +80,37 @@ def test_a_url_that_libpq_would_misread_is_refused_without_being_quoted(shell: S
     assert said.code == 2
     assert "%40" in said.err
     assert "s3" not in said.out + said.err
+
+
+@pytest.mark.parametrize(
+    "url", ["embeded:", "embedded", "embeded", "Embedded:///srv/pg", "embed:", "embeded://u:s3cret@h/d"]
+)
+def test_a_misspelt_embedded_is_asked_about(shell: Shell, url: str) -> None:
+    said = shell.run("list-queues", "-d", url)
+    assert said.code == 2
+    assert "did you mean embedded:" in said.err
+    assert "s3cret" not in said.err
+
+
+@pytest.mark.parametrize("scheme", ["mysql", "postgress", "http"])
+def test_another_scheme_is_refused_with_the_one_that_is_expected(shell: Shell, scheme: str) -> None:
+    said = shell.run("list-queues", "-d", f"{scheme}://u:s3cret@h/d")
+    assert said.code == 2
+    assert f"its scheme is '{scheme}', expected postgresql" in said.err
+    assert "s3cret" not in said.err
+
+
+def test_without_any_database_the_private_one_is_offered_first(closed_port: int) -> None:
+    words = ["list-queues", "-h", "127.0.0.1", "-p", str(closed_port)]
+    said = CliRunner().invoke(cli, words)
+    assert said.exit_code == 1
+    assert "Hint: no database was named: `export ABSURD_DATABASE_URL=embedded:` starts a private one" in said.stderr
+    assert "export" not in CliRunner().invoke(cli, [*words, "-d", "shop"]).stderr
+
+
+@pytest.mark.parametrize("name", ["embeddings", "embed", "mysql", "embedded2"])
+def test_a_name_that_only_resembles_is_a_name(name: str) -> None:
+    assert parts(Target(database=name))["dbname"] == name
 
 
 def test_a_port_must_be_a_number() -> None:

@@ -82,15 +82,35 @@ def test_a_worker_runs_what_a_module_registers_until_interrupted(
         ("shop", "names no app"),
         ("nowhere:app", "no module 'nowhere'"),
         ("shop:nothing", "'nothing' in module 'shop' is no Absurd"),
+        ("shop:nothing", "Hint: shop holds shop:app, shop:asynchronous"),
+        ("shop:ap", "Hint: did you mean shop:app? shop holds shop:app, shop:asynchronous"),
+        ("shop:Absurd", "'Absurd' in module 'shop' is no Absurd"),
+        ("empty:app", "empty holds none"),
+        ("shop.py:app", "Hint: say shop:app\n"),
+        ("./shop.py", "Hint: say shop:app\n"),
+        ("one/two/shop.py:it", "Hint: say one.two.shop:it\n"),
+        ("/srv/shop.py:app", "Hint: say shop:app in the folder /srv\n"),
         ("broken:app", "no_such_library"),
     ],
 )
 def test_a_worker_says_which_half_of_its_app_is_wrong(start: Start, tmp_path: Path, app: str, reason: str) -> None:
     (tmp_path / "shop.py").write_text(APP, encoding="utf-8")
+    (tmp_path / "empty.py").write_text("", encoding="utf-8")
     (tmp_path / "broken.py").write_text("import no_such_library", encoding="utf-8")
     worker = start("worker", app)
     assert reason in worker.communicate(timeout=30)[1]
     assert worker.returncode == (1 if app.startswith("broken") else 2)
+
+
+def test_a_worker_of_a_queue_that_is_not_there_never_says_that_it_works(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(APP, encoding="utf-8")
+    for name in ("app", "asynchronous"):
+        worker = start("worker", f"shop:{name}", "--queue", "nope")
+        said = worker.communicate(timeout=30)[1]
+        assert "nope" in said
+        assert "does not exist" in said
+        assert "Working" not in said
+        assert worker.returncode == 3
 
 
 def test_an_interrupted_command_leaves_with_130(start: Start, shell: Shell, engine: Engine) -> None:

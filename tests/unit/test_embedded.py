@@ -222,6 +222,16 @@ def test_a_socket_directory_that_is_a_link_is_refused_and_what_it_names_stays_as
     assert named.stat().st_uid == os.geteuid()
 
 
+def test_a_directory_that_cannot_be_written_names_how_to_choose_another(session_folder: Path) -> None:
+    (session_folder / "file").write_text("in the way")
+
+    with pytest.raises(embedded.EmbeddedError, match=r"cannot use .*/file/pg .*embedded:///absolute/directory"):
+        embedded.start(session_folder / "file" / "pg")
+    (session_folder / "pg" / "lock").mkdir(parents=True)
+    with pytest.raises(embedded.EmbeddedError, match=r"cannot use .*/pg .*embedded:///absolute/directory"):
+        embedded.start(session_folder / "pg")
+
+
 # ---------------------------------------------------------------- URLs and errors
 
 
