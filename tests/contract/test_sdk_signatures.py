@@ -45,6 +45,20 @@ EXPORTS = [
     "AsyncTaskHandler",
 ]
 
+#: What handlers and callers meet and may want to name in annotations and `except` clauses.
+OURS = [
+    "AsyncTransactionStep",
+    "EmitMode",
+    "EventError",
+    "QueueError",
+    "SchemaError",
+    "TaskError",
+    "TaskId",
+    "TaskState",
+    "TaskTerminal",
+    "TransactionStep",
+]
+
 NEEDED = inspect.Parameter.empty
 POLICY: list[tuple[str, Any]] = [
     ("partition_lookahead", None),
@@ -162,6 +176,12 @@ def test_the_async_twin_is_a_coroutine_and_the_plain_one_is_not(name: str) -> No
             assert inspect.iscoroutinefunction(getattr(awaited, name)) is (name not in PLAIN_IN_BOTH)
 
 
+def test_the_size_of_the_pool_is_an_option_by_keyword() -> None:
+    for cls in (absurd.Absurd, absurd.AsyncAbsurd):
+        parameter = inspect.signature(cls).parameters["pool_size"]
+        assert (parameter.kind, parameter.default) == (parameter.KEYWORD_ONLY, 10)
+
+
 def test_run_step_is_a_decorator_of_the_plain_context_alone() -> None:
     parameters = list(inspect.signature(absurd.TaskContext.run_step).parameters.values())
     assert [one.default for one in parameters[1:]] == [None]
@@ -174,8 +194,8 @@ def test_contexts_have_the_contracts_attributes_and_ours() -> None:
             assert hasattr(cls, name), name
 
 
-@pytest.mark.parametrize("name", EXPORTS)
-def test_every_name_of_the_contract_can_be_imported(name: str) -> None:
+@pytest.mark.parametrize("name", EXPORTS + OURS)
+def test_every_name_of_the_contract_and_of_ours_can_be_imported(name: str) -> None:
     assert hasattr(absurd, name)
 
 

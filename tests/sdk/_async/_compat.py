@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import psycopg
@@ -65,3 +67,22 @@ async def working(app: AsyncAbsurd, **options: Any) -> AsyncIterator[None]:
 async def together(*calls: Callable[[], Awaitable[Any]]) -> list[Any]:
     """The results of calls made at the same time."""
     return list(await asyncio.wait_for(asyncio.gather(*(call() for call in calls)), DEADLINE))
+
+
+async def in_child(call: Callable[[], Coroutine[Any, Any, Any]]) -> str:
+    """What a call returns, as text, in a forked child; or what it raised."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(int(DEADLINE))  # a child that hangs dies
+        try:
+            answer = str(asyncio.run(call()))
+        except BaseException as error:
+            answer = repr(error)
+        os.write(writing, answer.encode())
+        os._exit(0)  # and with nothing of the test runner's
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        told = pipe.read()
+    os.waitpid(pid, 0)
+    return told

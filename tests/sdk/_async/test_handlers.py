@@ -380,6 +380,79 @@ async def test_a_heartbeat_renews_the_lease(app: AsyncAbsurd, drive: Driver, row
     assert await drive.result(await app.spawn("beats", {})) == [True, True]
 
 
+async def test_a_lease_ends_after_seconds_above_zero(app: AsyncAbsurd, drive: Driver) -> None:
+    refused: list[Any] = [0, -1, 0.0, float("nan"), "60", True]
+
+    @app.register_task("beats")
+    async def beats(params: Any, ctx: Any) -> None:
+        for seconds in refused:
+            with pytest.raises(InvalidOption, match=r"^extend_by must be > 0$"):
+                await ctx.heartbeat(seconds)
+        with pytest.raises(InvalidOption, match="extend_by must be <= 2147483647 seconds"):
+            await ctx.heartbeat(float("inf"))
+
+    await drive.result(await app.spawn("beats", {}))
+
+
+async def test_a_heartbeat_needs_no_connection_of_the_pool(app: AsyncAbsurd, database_url: str, rows: Rows) -> None:
+    left = "select extract(epoch from lease_until - absurd.current_time())::float from absurd.live"
+    async with AsyncAbsurd(database_url, "main", pool_size=1) as client:
+
+        @client.register_task("beats")
+        async def beats(params: Any, ctx: Any) -> Any:
+            async with ctx.transaction("all there is") as tx:
+                await ctx.heartbeat(5000)
+                tx.result = rows(left)[0] > 4000
+            return tx.result
+
+        spawned = await app.spawn("beats", {}, queue="main")
+        async with _compat.working(client):
+            assert (await app.await_task_result(spawned["task_id"], _compat.DEADLINE)).result is True
+
+
+async def test_heartbeats_made_together_each_last_as_long_as_asked(app: AsyncAbsurd, rows: Rows) -> None:
+    left = "select extract(epoch from lease_until - absurd.current_time())::float from absurd.live where task_id = %s"
+    arrived: list[int] = []
+    all_here = world.Event()
+
+    @app.register_task("beats")
+    async def beats(params: Any, ctx: Any) -> bool:
+        arrived.append(params)
+        if len(arrived) == 3:
+            all_here.set()
+        assert await all_here.wait(_compat.DEADLINE)
+        await ctx.heartbeat(params)
+        return params - 100 < rows(left, ctx.task_id)[0] <= params  # type: ignore[no-any-return]
+
+    spawned = await app.spawn_many([{"task_name": "beats", "params": n} for n in (1000, 2000, 3000)])
+    async with _compat.working(app, concurrency=3):
+        for one in spawned:
+            assert (await app.await_task_result(one["task_id"], _compat.DEADLINE)).result is True
+
+
+@pytest.mark.parametrize("end", ["cancelled", "failed"])
+async def test_a_heartbeat_of_a_run_that_is_over_says_how(
+    app: AsyncAbsurd, drive: Driver, conn: Connection, end: str
+) -> None:
+    told: list[str] = []
+
+    @app.register_task("beats", default_max_attempts=1)
+    async def beats(params: Any, ctx: Any) -> None:
+        if end == "cancelled":
+            conn.execute("select absurd.cancel_task('main', %s)", (ctx.task_id,))
+        else:
+            conn.execute("select absurd.fail_run('main', %s, '{}')", (ctx.run_id,))
+        try:
+            await ctx.heartbeat()
+        except ControlFlow as error:
+            told.append(type(error).__name__)
+            raise
+
+    spawned = await app.spawn("beats", {})
+    await drive.once(spawned, "cancelled" if end == "cancelled" else "lost")
+    assert told == ["CancelledTask" if end == "cancelled" else "FailedTask"]
+
+
 def test_the_wrong_kind_of_handler_is_refused_at_registration() -> None:
     app = AsyncAbsurd("postgresql://localhost/nowhere", "main")
 

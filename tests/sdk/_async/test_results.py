@@ -153,6 +153,60 @@ async def test_on_a_lent_connection_a_wait_polls(app: AsyncAbsurd, database_url:
         assert (await app.bind(lent).await_task_result(spawned["task_id"])).result == 1
 
 
+async def test_a_wait_goes_on_when_the_connection_that_listens_is_lost(
+    app: AsyncAbsurd, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "FALLBACK_POLL", 3600.0)
+    spawned = await app.spawn("a", {}, queue="main")
+    listening = world.Event()
+    real = session_module.execute
+
+    async def watched(connection: Any, call: Any, **options: Any) -> Any:
+        answer = await real(connection, call, **options)
+        listening.set()
+        return answer
+
+    monkeypatch.setattr(watch, "execute", watched)
+
+    async def lose_and_finish() -> None:
+        assert await listening.wait(20)
+        conn.execute("select pg_terminate_backend(pid) from pg_stat_activity"
+                     " where datname = current_database() and query like '%absurd.watch_task(%'"
+                     " and pid <> pg_backend_pid()")  # fmt: skip
+        await _complete(app, conn, "1")
+
+    ended, _ = await _compat.together(lambda: app.await_task_result(spawned["task_id"]), lose_and_finish)
+    assert ended == TaskResultSnapshot("completed", 1)
+
+
+@pytest.mark.parametrize("timeout", [None, 0.1])
+async def test_a_wait_that_polls_outlasts_a_database_that_is_away_until_its_deadline(
+    app: AsyncAbsurd, conn: Connection, monkeypatch: pytest.MonkeyPatch, timeout: float | None
+) -> None:
+    monkeypatch.setattr(watch, "LISTENERS", 0)
+    spawned = await app.spawn("a", {}, queue="main")
+    await _complete(app, conn, "1")
+    looks: list[int] = []
+    real = session_module.execute
+
+    async def away(connection: Any, call: Any, **options: Any) -> Any:
+        looks.append(1)
+        if len(looks) > 1 and (timeout is not None or len(looks) < 6):
+            raise psycopg.OperationalError("the server is away")
+        if len(looks) == 1:
+            return ("running", None, None)
+        return await real(connection, call, **options)
+
+    async with AsyncAbsurd(app._session.conninfo(), "main") as client:
+        monkeypatch.setattr(session_module, "execute", away)
+        if timeout is None:
+            assert await client.await_task_result(spawned["task_id"]) == TaskResultSnapshot("completed", 1)
+        else:
+            with pytest.raises(TimeoutError, match="Timed out waiting for task"):
+                await client.await_task_result(spawned["task_id"], timeout)
+        assert len(looks) >= 3
+
+
 # -- cancelling and retrying -------------------------------------------------------------------------------------------
 
 

@@ -147,6 +147,13 @@ async def test_bad_durations_and_moments_are_refused_by_name(app: AsyncAbsurd, d
         for moment in moments:
             with pytest.raises(InvalidOption, match="wake_at must be"):
                 await ctx.sleep_until("s", moment)
+        endless: list[Any] = [float("inf"), 1e12, dt.timedelta.max]
+        for duration in endless:
+            with pytest.raises(InvalidOption, match="duration must be at most 1000 years"):
+                await ctx.sleep_for("s", duration)
+        for moment in (dt.datetime.max, dt.datetime.max.replace(tzinfo=dt.UTC), 1e11 * 3, 1e300):
+            with pytest.raises(InvalidOption, match="before the year 9000"):
+                await ctx.sleep_until("s", moment)
 
     await drive.result(await app.spawn("bad", {}))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -68,3 +70,22 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
     """The results of calls made at the same time."""
     with ThreadPoolExecutor(len(calls)) as pool:
         return [future.result(DEADLINE) for future in [pool.submit(call) for call in calls]]
+
+
+def in_child(call: Callable[[], Any]) -> str:
+    """What a call returns, as text, in a forked child; or what it raised."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(int(DEADLINE))  # a child that hangs dies
+        try:
+            answer = str(call())
+        except BaseException as error:
+            answer = repr(error)
+        os.write(writing, answer.encode())
+        os._exit(0)  # and with nothing of the test runner's
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        told = pipe.read()
+    os.waitpid(pid, 0)
+    return told

@@ -156,16 +156,87 @@ def test_a_broken_connection_of_the_pool_is_replaced_unnoticed(app: Absurd, conn
     assert app.list_queues() == ["main"]
 
 
+def test_our_connections_are_read_committed_whatever_the_database_says(
+    app: Absurd, conn: Connection, database_url: str
+) -> None:
+    name = conn.info.dbname
+    conn.execute(f'alter database "{name}" set default_transaction_isolation = serializable')
+    try:
+        with Absurd(database_url, "main") as client:
+            seen: list[str] = []
+
+            @client.register_task("asks")
+            def asks(params: Any, ctx: Any) -> None:
+                with ctx.transaction("ask") as tx:
+                    seen.append(tx.execute("show transaction_isolation").fetchone()[0])
+
+            client.spawn("asks", {})
+            client.work_batch()
+            own = session_module.connect(database_url)
+            seen.append(own.execute("show transaction_isolation").fetchone()[0])  # type: ignore[index]
+            own.close()
+        assert seen == ["read committed"] * 2
+    finally:
+        conn.execute(f'alter database "{name}" reset default_transaction_isolation')
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_uses_no_connection_of_its_parents(app: Absurd) -> None:
+    def backend() -> int:
+        with app._session.connection() as one:
+            return one.info.backend_pid
+
+    def of_child() -> int:
+        assert app.list_queues() == ["main"]
+        found = backend()
+        app.close()
+        return found
+
+    before = backend()
+    told = _compat.in_child(of_child)
+    assert told.isdigit(), told
+    assert int(told) != before
+    assert app.list_queues() == ["main"]
+    assert backend() == before, "the parent's own connection is still good"
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, "4", True])
+def test_a_pool_has_a_size(size: Any) -> None:
+    with pytest.raises(ConfigError, match="pool_size must be an integer >= 1"):
+        Absurd("postgresql://localhost/nowhere", "main", pool_size=size)
+
+
+def test_a_worker_with_more_slots_than_the_pool_has_connections_makes_it_grow(app: Absurd, database_url: str) -> None:
+    with Absurd(database_url, "main", pool_size=1) as client:
+        assert client.list_queues() == ["main"]
+        inside: list[int] = []
+        all_inside = world.Event()
+
+        @client.register_task("meets")
+        def meets(params: Any, ctx: Any) -> bool:
+            with ctx.transaction("meet"):
+                inside.append(params)
+                if len(inside) == 4:
+                    all_inside.set()
+                return all_inside.wait(_compat.DEADLINE)
+
+        spawned = app.spawn_many([{"task_name": "meets", "params": n, "queue": "main"} for n in range(4)])
+        with _compat.working(client, concurrency=4):
+            for one in spawned:
+                assert app.await_task_result(one["task_id"], _compat.DEADLINE).result is True
+
+
 # -- other clients from one --------------------------------------------------------------------------------------------
 
 
 def test_make_sync_and_make_async_give_clients_of_the_same_database_queue_and_defaults(
     app: Absurd, database_url: str, rows: Rows
 ) -> None:
-    chosen = Absurd(database_url, "main", 9)
+    chosen = Absurd(database_url, "main", 9, pool_size=3)
     with chosen.make_sync() as plain:
         assert type(plain) is _compat.Plain
         assert plain.queue_name == "main"
+        assert plain._pool_size == 3
         plain.spawn("a", {}, queue="main")
     other = chosen.make_async()
     assert type(other) is _compat.Awaited

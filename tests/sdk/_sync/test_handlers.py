@@ -374,6 +374,77 @@ def test_a_heartbeat_renews_the_lease(app: Absurd, drive: Driver, rows: Rows) ->
     assert drive.result(app.spawn("beats", {})) == [True, True]
 
 
+def test_a_lease_ends_after_seconds_above_zero(app: Absurd, drive: Driver) -> None:
+    refused: list[Any] = [0, -1, 0.0, float("nan"), "60", True]
+
+    @app.register_task("beats")
+    def beats(params: Any, ctx: Any) -> None:
+        for seconds in refused:
+            with pytest.raises(InvalidOption, match=r"^extend_by must be > 0$"):
+                ctx.heartbeat(seconds)
+        with pytest.raises(InvalidOption, match="extend_by must be <= 2147483647 seconds"):
+            ctx.heartbeat(float("inf"))
+
+    drive.result(app.spawn("beats", {}))
+
+
+def test_a_heartbeat_needs_no_connection_of_the_pool(app: Absurd, database_url: str, rows: Rows) -> None:
+    left = "select extract(epoch from lease_until - absurd.current_time())::float from absurd.live"
+    with Absurd(database_url, "main", pool_size=1) as client:
+
+        @client.register_task("beats")
+        def beats(params: Any, ctx: Any) -> Any:
+            with ctx.transaction("all there is") as tx:
+                ctx.heartbeat(5000)
+                tx.result = rows(left)[0] > 4000
+            return tx.result
+
+        spawned = app.spawn("beats", {}, queue="main")
+        with _compat.working(client):
+            assert app.await_task_result(spawned["task_id"], _compat.DEADLINE).result is True
+
+
+def test_heartbeats_made_together_each_last_as_long_as_asked(app: Absurd, rows: Rows) -> None:
+    left = "select extract(epoch from lease_until - absurd.current_time())::float from absurd.live where task_id = %s"
+    arrived: list[int] = []
+    all_here = world.Event()
+
+    @app.register_task("beats")
+    def beats(params: Any, ctx: Any) -> bool:
+        arrived.append(params)
+        if len(arrived) == 3:
+            all_here.set()
+        assert all_here.wait(_compat.DEADLINE)
+        ctx.heartbeat(params)
+        return params - 100 < rows(left, ctx.task_id)[0] <= params  # type: ignore[no-any-return]
+
+    spawned = app.spawn_many([{"task_name": "beats", "params": n} for n in (1000, 2000, 3000)])
+    with _compat.working(app, concurrency=3):
+        for one in spawned:
+            assert app.await_task_result(one["task_id"], _compat.DEADLINE).result is True
+
+
+@pytest.mark.parametrize("end", ["cancelled", "failed"])
+def test_a_heartbeat_of_a_run_that_is_over_says_how(app: Absurd, drive: Driver, conn: Connection, end: str) -> None:
+    told: list[str] = []
+
+    @app.register_task("beats", default_max_attempts=1)
+    def beats(params: Any, ctx: Any) -> None:
+        if end == "cancelled":
+            conn.execute("select absurd.cancel_task('main', %s)", (ctx.task_id,))
+        else:
+            conn.execute("select absurd.fail_run('main', %s, '{}')", (ctx.run_id,))
+        try:
+            ctx.heartbeat()
+        except ControlFlow as error:
+            told.append(type(error).__name__)
+            raise
+
+    spawned = app.spawn("beats", {})
+    drive.once(spawned, "cancelled" if end == "cancelled" else "lost")
+    assert told == ["CancelledTask" if end == "cancelled" else "FailedTask"]
+
+
 def test_the_wrong_kind_of_handler_is_refused_at_registration() -> None:
     app = Absurd("postgresql://localhost/nowhere", "main")
 

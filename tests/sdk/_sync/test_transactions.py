@@ -9,8 +9,10 @@ import psycopg
 import pytest
 
 from absurd import Absurd, NotSerializable, StepError
+from absurd._sync import _compat as world
 from tests.fixtures.clock import Clock
 from tests.fixtures.postgres import Connection
+from tests.sdk._sync import _compat
 from tests.sdk._sync.conftest import Driver
 from tests.sdk.conftest import Rows
 
@@ -226,3 +228,82 @@ def test_on_a_lent_connection_a_transaction_step_joins_the_callers_transaction(
         assert rows("select from ledger") == [], "nobody but the caller commits"
         lent.rollback()
     assert rows("select from ledger") == rows("select from absurd.tasks") == []
+
+
+def test_a_restart_of_the_database_between_two_tasks_burns_no_attempt(
+    app: Absurd, database_url: str, conn: Connection, rows: Rows, ledger: str
+) -> None:
+    ours = "from pg_stat_activity where application_name = 'absurd' and datname = current_database()"
+    with Absurd(database_url, "main") as client:
+        inside: list[str] = []
+        full = world.Event()
+
+        @client.register_task("books", default_max_attempts=1)
+        def books(params: Any, ctx: Any) -> None:
+            with ctx.transaction("book") as tx:
+                tx.execute(WRITE, (params,))
+                inside.append(params)
+                if len(inside) >= 8:
+                    full.set()
+                assert full.wait(_compat.DEADLINE)
+
+        with _compat.working(client, concurrency=8):
+            for name in ("warm", "after"):
+                # by another client, so that nobody has found the broken connections before the handlers do
+                spawned = app.spawn_many(
+                    [{"task_name": "books", "params": name, "queue": "main", "max_attempts": 1} for _ in range(8)]
+                )
+                for one in spawned:
+                    ended = app.await_task_result(one["task_id"], _compat.DEADLINE)
+                    assert ended.state == "completed", ended.failure
+                assert rows(f"select count(*)::int {ours}")[0] >= 8, "the pool is warm"
+                conn.execute(f"select pg_terminate_backend(pid, 10000) {ours}")
+    assert sorted(rows("select entry from ledger")) == ["after"] * 8 + ["warm"] * 8
+
+
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
+@pytest.mark.parametrize("failures", [2, 99])
+def test_run_transaction_tries_again_what_the_database_asks_to_be_tried_again(
+    app: Absurd, drive: Driver, rows: Rows, ledger: str, sqlstate: str, failures: int
+) -> None:
+    calls: list[int] = []
+
+    @app.register_task("books", default_max_attempts=1)
+    def books(params: Any, ctx: Any) -> Any:
+        def book(tx: Any) -> int:
+            tx.execute(WRITE, ("one",))
+            calls.append(len(calls))
+            if len(calls) <= failures:
+                tx.execute(f"do $$ begin raise exception 'again' using errcode = '{sqlstate}'; end $$")
+            return len(calls)
+
+        first = ctx.run_transaction("book", book)
+        with ctx.transaction("other") as tx:
+            tx.execute(WRITE, ("two",))
+        return first
+
+    spawned = app.spawn("books", {})
+    if failures == 2:
+        assert drive.result(spawned) == 3
+        assert rows("select entry from ledger order by 1") == ["one", "two"]
+        kept = "select name from absurd.checkpoints where task_id = %s order by 1"
+        assert rows(kept, spawned["task_id"]) == ["book", "other"], "one step, however often it was tried"
+    else:
+        assert drive.failure(spawned)["message"].startswith("again")
+        assert len(calls) == 5
+        assert rows("select from ledger") == []
+
+
+def test_the_block_of_a_transaction_runs_once_whatever_it_raises(
+    app: Absurd, drive: Driver, rows: Rows, ledger: str
+) -> None:
+    calls: list[int] = []
+
+    @app.register_task("books", default_max_attempts=1)
+    def books(params: Any, ctx: Any) -> None:
+        with ctx.transaction("book") as tx:
+            calls.append(1)
+            tx.execute("do $$ begin raise exception 'again' using errcode = '40001'; end $$")
+
+    assert drive.failure(app.spawn("books", {}))["message"].startswith("again")
+    assert calls == [1]

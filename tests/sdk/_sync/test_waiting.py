@@ -148,6 +148,13 @@ def test_bad_durations_and_moments_are_refused_by_name(app: Absurd, drive: Drive
         for moment in moments:
             with pytest.raises(InvalidOption, match="wake_at must be"):
                 ctx.sleep_until("s", moment)
+        endless: list[Any] = [float("inf"), 1e12, dt.timedelta.max]
+        for duration in endless:
+            with pytest.raises(InvalidOption, match="duration must be at most 1000 years"):
+                ctx.sleep_for("s", duration)
+        for moment in (dt.datetime.max, dt.datetime.max.replace(tzinfo=dt.UTC), 1e11 * 3, 1e300):
+            with pytest.raises(InvalidOption, match="before the year 9000"):
+                ctx.sleep_until("s", moment)
 
     drive.result(app.spawn("bad", {}))
 
