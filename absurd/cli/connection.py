@@ -103,11 +103,7 @@ class Target:
         """The queue, or QueueNotFound, which names those there are and, with `create`, the command that makes it."""
         found = self.ask(queues.get(name))
         if found is None:
-            names = [each.queue_name for each in self.ask(queues.find())]
-            hint = _queue_hint(name, names)
-            if create:
-                hint += f"; create it with `absurdctl create-queue {shlex.quote(name)}`"
-            raise QueueNotFound(f"Queue '{name}' does not exist", hint=hint)
+            raise no_queue(name, [each.queue_name for each in self.ask(queues.find())], create=create)
         return found
 
     def explained(self, error: SchemaMissing) -> Exception:
@@ -133,8 +129,15 @@ class Target:
         return ConnectionLost(f"cannot connect to {self.where}: {scrubbed(reason)}", hint=hint)
 
 
+def no_queue(name: str, names: list[str], *, create: bool = True) -> QueueNotFound:
+    """There is no such queue, but those of `names`; with `create`, the command that makes it."""
+    hint = _queue_hint(name, names)
+    if create:
+        hint += f"; create it with `absurdctl create-queue {shlex.quote(name)}`"
+    return QueueNotFound(f"Queue '{name}' does not exist", hint=hint)
+
+
 def _queue_hint(name: str, names: list[str]) -> str:
-    """What there is instead of the queue of this name."""
     if not names:
         return "there are no queues yet"
     close = output.meant(name, names)

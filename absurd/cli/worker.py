@@ -17,9 +17,9 @@ import click
 
 from absurd import Absurd, AsyncAbsurd, telemetry
 from absurd.cli import output
-from absurd.cli.connection import Target
+from absurd.cli.connection import Target, no_queue
 from absurd.cli.options import Command, pass_target
-from absurd.errors import ConfigError
+from absurd.errors import ConfigError, QueueNotFound
 
 
 @click.command(cls=Command)
@@ -77,7 +77,7 @@ def worker(
     }
     if queues:
         settings["queues"] = list(queues)
-    with _announced(concurrency):
+    with _announced(concurrency), _queues_named(client, queues or (client.queue_name,)):
         if inspect.iscoroutinefunction(client.start_worker):
             asyncio.run(client.start_worker(**settings))
         else:
@@ -98,6 +98,20 @@ def _announced(concurrency: int) -> Iterator[None]:
         yield
     finally:
         silence()
+
+
+@contextlib.contextmanager
+def _queues_named(client: Any, wanted: tuple[str, ...]) -> Iterator[None]:
+    """A queue that is not there is told with those that are, in the app's own database."""
+    try:
+        yield
+    except QueueNotFound:
+        with contextlib.closing(client.make_sync()) as asking:
+            names = asking.list_queues()
+        missing = [each for each in wanted if each not in names]
+        if not missing:
+            raise
+        raise no_queue(missing[0], names) from None
 
 
 def _load(name: str) -> Any:

@@ -102,13 +102,14 @@ def test_a_worker_says_which_half_of_its_app_is_wrong(start: Start, tmp_path: Pa
     assert worker.returncode == (1 if app.startswith("broken") else 2)
 
 
-def test_a_worker_of_a_queue_that_is_not_there_never_says_that_it_works(start: Start, tmp_path: Path) -> None:
+def test_a_worker_of_a_queue_that_is_not_there_names_those_that_are_and_never_says_that_it_works(
+    start: Start, engine: Engine, tmp_path: Path
+) -> None:
     (tmp_path / "shop.py").write_text(APP, encoding="utf-8")
     for name in ("app", "asynchronous"):
-        worker = start("worker", f"shop:{name}", "--queue", "nope")
+        worker = start("worker", f"shop:{name}", "--queue", "orders", "--queue", "order")
         said = worker.communicate(timeout=30)[1]
-        assert "nope" in said
-        assert "does not exist" in said
+        assert "Error: Queue 'order' does not exist\nHint: did you mean 'orders'? Existing queues: orders;" in said
         assert "Working" not in said
         assert worker.returncode == 3
 
