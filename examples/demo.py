@@ -8,9 +8,11 @@ luck: each kill waits for a sign from inside the worker. Each run has a database
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import queue
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,12 +20,16 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 from psycopg import errors, sql
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = ROOT / "examples" / "python"
+SERVER = ROOT / ".absurd" / "pg18"
+_found = importlib.util.find_spec("absurd")
+INSTALLED = _found is not None and _found.origin is not None and Path(_found.origin).is_relative_to(ROOT)
 sys.path.insert(0, str(ROOT))  # a checkout runs as it is, installed or not
 
 from absurd import Absurd, AbsurdError, embedded, queries  # noqa: E402
@@ -141,12 +147,33 @@ def tell(line: str) -> None:
     print(f"{DIM}── {line}{PLAIN}", flush=True)
 
 
+# ------------------------------------------------------------------------------------------------- what to paste
+
+
+def shown(path: str | Path) -> str:
+    """A path as to be typed in the folder the demo was started in."""
+    # not resolved: the interpreter of a virtual environment is a link
+    near = os.path.relpath(path)
+    return shlex.quote(str(path) if near.startswith("..") else near)
+
+
+def python() -> str:
+    """The interpreter that runs this, as to be typed; where the package is not installed, with the way to it."""
+    return shown(sys.executable) if INSTALLED else f"PYTHONPATH={shown(ROOT)} {shown(sys.executable)}"
+
+
+def absurdctl() -> str:
+    """The command line, as to be typed."""
+    program = Path(sys.executable).with_name("absurdctl")
+    return shown(program) if INSTALLED and program.exists() else f"{python()} -m absurd.cli"
+
+
 # ------------------------------------------------------------------------------------------------- the database
 
 
 def fresh_database() -> str:
     """A new database on the embedded server of this clone; those of earlier runs go, unless one is in use."""
-    server = embedded.start(ROOT / ".absurd" / "pg18")
+    server = embedded.start(SERVER)
     name = f"demo_{os.getpid()}"
     with psycopg.connect(server.url("postgres"), autocommit=True) as conn:
         for (old,) in conn.execute("select datname from pg_database where datname like 'demo\\_%'").fetchall():
@@ -239,29 +266,39 @@ def story(url: str, began: float) -> None:
     fourth.stop()
     app.close()
 
-    for command in (["task-result", task_id], ["dump-task", "--task-id", task_id]):
-        tell(f"absurdctl {' '.join(command)}")
-        run(env, "-c", "from absurd.cli.main import main; main()", *command)
+    for command in (["task-result", task_id], ["dump-task", task_id]):
+        command += ["-d", url]
+        tell(f"{absurdctl()} {shlex.join(command)}")
+        run(env, "-m", "absurd.cli", *command)
     verify(url, first, second)
     ending(took, time.monotonic() - began)
 
 
 def ending(took: float, seconds: float) -> None:
-    """What was shown, and what to try."""
+    """What was shown, and what to try: each line can be pasted into the terminal the demo ran in."""
+    here = Path.cwd() == ROOT
+    url = "embedded:" if here else shlex.quote(f"embedded://{quote(str(SERVER))}")
+    demo, send = f"{python()} {shown(DEMO)}", f"{python()} {shown(PYTHON / 'send_event.py')}"
     print(f"""
 {BOLD}What you saw{PLAIN} ({seconds:.1f} s)
   1. An order went from reservation to delivery on nothing but PostgreSQL; it slept there while it waited.
   2. A worker died by SIGKILL inside a step; another went on after {took:.1f} s, behind the last commit.
   3. Inventory was reserved once: that step's row and its checkpoint are one commit. (Other steps: at least once.)
   4. A second worker died while the order slept. The order did not notice, and an event sent to nobody was kept.
-  5. The engine's invariants hold, and absurdctl tells the story from the database alone.
+  5. The engine's invariants hold, and absurdctl tells the story from the database alone: its two lines
+     above can be pasted, until the next demo drops that database.
 
 {BOLD}What to try next{PLAIN}
-  export ABSURD_DATABASE_URL=embedded:       the same PostgreSQL, your own orders
-  .venv/bin/python {os.path.relpath(DEMO, ROOT)} spawn order-1
-  .venv/bin/python {os.path.relpath(DEMO, ROOT)}
-  examples/README.md                         timeouts, cancellation, webhooks, event patterns
-  ./absurdctl dev --stop                     stop the embedded PostgreSQL (the data stays)""")
+  Orders of your own, on the same PostgreSQL; the last line is a worker, Ctrl-C stops it:
+    export ABSURD_DATABASE_URL={url}
+    {demo} spawn order-1
+    {send} payment.confirmed:order-1 --payload {shlex.quote(PAYMENT)}
+    {send} shipment.delivered:order-1 --payload {shlex.quote(DELIVERY)}
+    {demo}
+  Look, and stop the embedded PostgreSQL (the data stays):
+    {absurdctl()} list-tasks -q examples
+    {absurdctl()} dev --stop{"" if here else f" --dir {shown(SERVER)}"}
+  Timeouts, cancellation, webhooks, event patterns: {shown(ROOT / "examples" / "README.md")}""")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,8 @@ def test_the_demo_tells_the_guides_story_twice_in_a_row(
             done = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True, timeout=90)
             assert done.returncode == 0, done.stdout + done.stderr
             seconds.append(_holds_the_story(done.stdout))
+        _can_be_pasted(done.stdout, clone, env)
+        assert embedded.status(clone / ".absurd" / "pg18") is None, "the last line stops the server"
     finally:
         embedded.stop(clone / ".absurd" / "pg18")
     with capsys.disabled():
@@ -41,7 +44,7 @@ def test_the_demo_tells_the_guides_story_twice_in_a_row(
 def _holds_the_story(printed: str) -> str:
     """The transcripts, in order; the seconds it took."""
     printed = UUID7.sub("<uuid7>", printed)
-    story, absurdctl = printed.split("── absurdctl task-result", 1)
+    story, absurdctl = re.split(r"^── .*absurd.* task-result ", printed, maxsplit=1, flags=re.M)
     programs = "".join(line for line in story.splitlines(keepends=True) if not line.startswith("── "))
     # Worker 1 dies after it printed the payment and before the next commit: that one line comes twice.
     paid = T4.splitlines(keepends=True)[0]
@@ -52,3 +55,33 @@ def _holds_the_story(printed: str) -> str:
     found = re.search(r"What you saw.* \((\d+\.\d) s\)", printed)
     assert found is not None
     return found[1]
+
+
+def _can_be_pasted(printed: str, clone: Path, env: dict[str, str]) -> None:
+    """The lines that are printed for it work as they stand, in the folder of the demo."""
+    result, dump = (line.removeprefix("── ") for line in printed.splitlines() if re.match("── .*absurd.* -d ", line))
+    assert _paste(result, clone, env).startswith("completed")
+    assert "checkpoint reserve-inventory" in _paste(dump, clone, env)
+
+    export, *orders, worker, tasks, stop = re.findall(r"^    (\S.*)$", printed.split("What to try next")[1], re.M)
+    name, value = export.removeprefix("export ").split("=", 1)
+    env = {**env, name: value, "PYTHONUNBUFFERED": "1"}
+    for line in orders:
+        _paste(line, clone, env)
+    with subprocess.Popen(
+        ["sh", "-c", f"{worker} & echo $!; wait"], cwd=clone, env=env, stdout=subprocess.PIPE, text=True
+    ) as shell:
+        assert shell.stdout is not None
+        process = int(shell.stdout.readline())
+        try:
+            assert any("Order order-1 completed successfully" in line for line in shell.stdout)
+        finally:
+            os.kill(process, signal.SIGTERM)
+    assert "status=completed" in _paste(tasks, clone, env)
+    _paste(stop, clone, env)
+
+
+def _paste(line: str, clone: Path, env: dict[str, str]) -> str:
+    done = subprocess.run(["sh", "-c", line], cwd=clone, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, line + "\n" + done.stdout + done.stderr
+    return done.stdout
