@@ -202,7 +202,7 @@ def main() -> int:
             work(options)
     except (AbsurdError, psycopg.Error) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        print("Start one with `docker-compose up -d`, or set ABSURD_DATABASE_URL=embedded:", file=sys.stderr)
+        print("Start one with `docker compose up -d`, or set ABSURD_DATABASE_URL=embedded:", file=sys.stderr)
         return 1
     finally:
         app.close()

@@ -21,6 +21,8 @@ from absurd import Absurd, AbsurdError, NotSerializable, ValueTooLarge
 
 DATABASE_URL = os.environ.get("ABSURD_DATABASE_URL") or "postgresql://absurd:absurd@localhost:5432/absurd"
 
+EXAMPLE = '{"amount": 99.99}'
+
 
 def main() -> int:
     """Emit one event; the exit code."""
@@ -34,7 +36,7 @@ def main() -> int:
     try:
         payload = json.loads(options.payload, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        return fail(2, f"--payload is not valid JSON: {error}")
+        return fail(2, f"--payload is not valid JSON: {error}; write it like this: --payload '{EXAMPLE}'")
     try:
         with Absurd(DATABASE_URL, queue_name=options.queue) as app:
             queues = app.list_queues()

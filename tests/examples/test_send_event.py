@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from absurd import Absurd
@@ -15,8 +17,10 @@ def test_bad_json_is_one_line_and_exit_2(payload: str, run: Run, app: Absurd, co
 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --payload is not valid JSON: ")
+    example = shlex.split(done.stderr.split("like this: ")[1])
+    assert run("send_event.py", "another", *example).returncode == 0, "the example in the message is valid"
     assert done.stderr.count("\n") == 1
-    assert conn.execute("select count(*) from absurd.events").fetchone() == (0,)
+    assert conn.execute("select event_name from absurd.events").fetchall() == [("another",)]
 
 
 @pytest.mark.parametrize("payload", ['"\\u0000"', '{"half": "\\ud800"}'])
