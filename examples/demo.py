@@ -144,7 +144,8 @@ def send(env: dict[str, str], event: str, payload: str) -> None:
 
 def tell(line: str) -> None:
     """Narrate."""
-    print(f"{DIM}── {line}{PLAIN}", flush=True)
+    with screen:
+        print(f"{DIM}── {line}{PLAIN}", flush=True)
 
 
 # ------------------------------------------------------------------------------------------------- what to paste
@@ -239,6 +240,7 @@ def story(url: str, began: float) -> None:
     first.wait_for("Waiting for payment")
     wait_until_asleep(app, task_id)
     send(env, f"payment.confirmed:{ORDER}", PAYMENT)
+    first.wait_for("Payment confirmed")
     first.wait_for_sign()
     tell("worker 1 is inside the shipping step; worker 2 starts and finds nothing to do")
     second = Worker("worker 2", env)
