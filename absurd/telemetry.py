@@ -25,7 +25,7 @@ same for any other logger used inside a handler.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -45,7 +45,32 @@ SIGNALS = (
 )
 
 logger = logging.getLogger("absurd")
-current_run: ContextVar[dict[str, Any] | None] = ContextVar("absurd_run", default=None)
+
+
+class RunFields(Mapping[str, Any]):
+    """Fields of a run for logs, spelled out only when somebody reads them: most runs log nothing."""
+
+    __slots__ = ("_ids",)
+    _names = ("task_name", "task_id", "run_id", "attempt")
+
+    def __init__(self, task_name: str, task_id: object, run_id: object, attempt: int) -> None:
+        self._ids = (task_name, task_id, run_id, attempt)
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            value = self._ids[self._names.index(name)]
+        except ValueError:
+            raise KeyError(name) from None
+        return value if isinstance(value, (str, int)) else str(value)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+current_run: ContextVar[Mapping[str, Any] | None] = ContextVar("absurd_run", default=None)
 """Fields of the run whose handler is executing here, or None."""
 
 Listener = Callable[[str, dict[str, Any]], None]
@@ -56,6 +81,11 @@ def listen(listener: Listener) -> Callable[[], None]:
     """Call `listener(name, fields)` for every signal of this process; returns the function that ends it."""
     _listeners.append(listener)
     return lambda: _listeners.remove(listener) if listener in _listeners else None
+
+
+def listening() -> bool:
+    """Whether anybody listens: spares the hot path the making of fields."""
+    return bool(_listeners)
 
 
 def signal(name: str, **fields: Any) -> None:

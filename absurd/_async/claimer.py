@@ -8,6 +8,7 @@ until something is due, a producer notifies it, a run of its own worker is suspe
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 import time
@@ -145,7 +146,7 @@ class Claimer:
             if not told and (self.link.fresh or time.monotonic() - registered >= IDLE_ROW_AGE):
                 await self.link.connection()
                 self.link.fresh = False
-                await self.link.run(procedures.set_idle(list(self._queues.values()), self.link.channel))
+                await self.link.run(procedures.set_idle(list(self._queues.values()), self.link.channel, self._fleet()))
                 # whoever may have looked for idle workers before that commit has a smaller transaction id than this one
                 # (a snapshot's xmax would not do: it may lie below ids that are given out and still in use)
                 horizon = await self.link.run(procedures.transaction_id())
@@ -194,6 +195,11 @@ class Claimer:
             if await self.link.broken(broken):
                 return False
             raise
+
+    def _fleet(self) -> str:
+        """A digest of the task names known: workers that know the same ones need no wake-up each."""
+        known = "\n".join(name for queue in sorted(self._queues) for name in (queue, *self._names(queue)))
+        return hashlib.sha256(known.encode()).hexdigest()[:16]
 
     async def _resolve_queues(self) -> bool:
         """Look the ids up again now and then: a queue may have been dropped and made anew. Whether one has another id."""

@@ -10,7 +10,7 @@ from absurd._core.outcome import Outcome, Released
 from absurd._core.registry import RegisteredTask
 from absurd._db.procedures import Claim
 from absurd.errors import ConfigError, ValueTooLarge
-from absurd.telemetry import current_run, logger
+from absurd.telemetry import RunFields, current_run, logger
 
 if TYPE_CHECKING:
     from absurd._async.client import AsyncAbsurd
@@ -47,14 +47,7 @@ async def _handle(
 ) -> Outcome:
     ctx = context.make_context(client, claim, writer, running, lease)
     context.current.set(ctx)
-    current_run.set(
-        {
-            "task_name": claim.task_name,
-            "task_id": str(claim.task_id),
-            "run_id": str(ctx.run_id),
-            "attempt": claim.attempt,
-        }
-    )
+    current_run.set(RunFields(claim.task_name, claim.task_id, ctx.run_id, claim.attempt))
     try:
         ended = outcome.completed(task.check_result(await _call(client, task, claim, ctx)))
     except BaseException as error:
@@ -78,7 +71,15 @@ async def _call(client: AsyncAbsurd, task: RegisteredTask, claim: Claim, ctx: co
 def report(claim: Claim, ended: Outcome) -> None:
     """One log line for what went wrong; the rest is at DEBUG, since a line per task costs more than the task."""
     if ended.kind == "failed":
-        logger.warning('task "%s" (%s) failed in attempt %s', claim.task_name, claim.task_id, claim.attempt)
+        why = codec.decode(ended.body)
+        logger.warning(
+            'task "%s" (%s) failed in attempt %s: %s: %s',
+            claim.task_name,
+            claim.task_id,
+            claim.attempt,
+            why["name"],
+            why["message"],
+        )
     elif ended.kind in ("lost", "cancelled"):
         logger.warning(
             'task "%s" (%s), attempt %s: %s; its results are not recorded',

@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absurd._async import _compat
 from absurd._async.claimer import Claimer, ClaimLink
@@ -21,7 +21,7 @@ from absurd._core.outcome import Outcome, Released
 from absurd._db import batch, procedures
 from absurd._db.procedures import Claim
 from absurd.errors import ConfigError, QueueNotFound
-from absurd.telemetry import logger, signal
+from absurd.telemetry import listening, logger, signal
 
 if TYPE_CHECKING:
     from absurd._async.client import AsyncAbsurd
@@ -89,6 +89,13 @@ class Worker:
         """Ask for the drain; returns at once."""
         if not self._stopping.is_set():
             signal("worker.draining", worker_id=self.worker_id, reason=reason)
+            if reason.startswith("signal"):
+                logger.warning(
+                    "stopping (%s): %s claimed tasks end or are handed back within %s s; a second signal leaves at once",
+                    reason,
+                    len(self._leases.all()),
+                    self._drain_timeout,
+                )
         self._stopping.set()
         if self._claimer is not None:
             self._claimer.waker.wake()
@@ -230,8 +237,8 @@ class Worker:
 
     async def _run_one(self, committer: Committer, held: Held) -> batch.Write | None:
         claim = held.claim
-        ids = {"task_name": claim.task_name, "task_id": claim.task_id, "run_id": claim.run_id, "attempt": claim.attempt}
-        signal("run.started", **ids)
+        if listening():
+            signal("run.started", **_identity(claim))
         started = time.monotonic()
         try:
             ended = await execute(self._client, claim, committer, held.running, self._lease)
@@ -242,7 +249,8 @@ class Worker:
             ended = outcome.failed(RuntimeError(f"{type(error).__name__} could not be recorded"))
         self._learn(time.monotonic() - started)
         report(claim, ended)
-        signal("run.ended", outcome=ended.kind, **ids)
+        if listening():
+            signal("run.ended", outcome=ended.kind, **_identity(claim))
         return settle(claim, ended)
 
     def _learn(self, seconds: float) -> None:
@@ -297,9 +305,13 @@ class Worker:
         feeding.abandon()
 
 
+def _identity(claim: Claim) -> dict[str, Any]:
+    return {"task_name": claim.task_name, "task_id": claim.task_id, "run_id": claim.run_id, "attempt": claim.attempt}
+
+
 def settle(claim: Claim, ended: Outcome) -> batch.Write | None:
     """The row an outcome is written with; None when the run has been written already, or is somebody else's."""
-    fence = (claim.queue_id, claim.run_id.bytes, claim.claim_no)
+    fence = (claim.queue_id, claim.run_bytes, claim.claim_no)
     if ended.kind == "completed":
         return batch.Complete(*fence, str(ended.body))
     if ended.kind == "failed":
@@ -311,4 +323,4 @@ def settle(claim: Claim, ended: Outcome) -> batch.Write | None:
 
 def release(claim: Claim) -> batch.Write:
     """Back to the queue, due at once, the attempt not burnt."""
-    return batch.Sleep(claim.queue_id, claim.run_id.bytes, claim.claim_no, delay=0.0)
+    return batch.Sleep(claim.queue_id, claim.run_bytes, claim.claim_no, delay=0.0)

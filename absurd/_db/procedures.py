@@ -48,6 +48,11 @@ class Claim(NamedTuple):
         """The task id with the attempt in its last 16 bits."""
         return uuid.UUID(int=self.task_id.int | self.attempt)
 
+    @property
+    def run_bytes(self) -> bytes:
+        """The run id as 16 bytes."""
+        return (self.task_id.int | self.attempt).to_bytes(16, "big")
+
 
 class Claimed(NamedTuple):
     """The answer of a worker's claim: runs, or when to look again (seconds; None: nothing scheduled) and the oldest
@@ -232,8 +237,8 @@ def emit_events(queue: str, names: Sequence[str], payloads: Sequence[str], mode:
 # -- workers -----------------------------------------------------------------------------------------------------------
 
 
-def set_idle(queue_ids: list[int], channel: str) -> Call[None]:
-    return Call("select absurd.set_idle(%s::int[], %s)", (queue_ids, channel), nothing, True)
+def set_idle(queue_ids: list[int], channel: str, fleet: str) -> Call[None]:
+    return Call("select absurd.set_idle(%s::int[], %s, %s)", (queue_ids, channel, fleet), nothing, True)
 
 
 def transaction_id() -> Call[int]:

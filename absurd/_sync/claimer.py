@@ -9,6 +9,7 @@ until something is due, a producer notifies it, a run of its own worker is suspe
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 import time
@@ -146,7 +147,7 @@ class Claimer:
             if not told and (self.link.fresh or time.monotonic() - registered >= IDLE_ROW_AGE):
                 self.link.connection()
                 self.link.fresh = False
-                self.link.run(procedures.set_idle(list(self._queues.values()), self.link.channel))
+                self.link.run(procedures.set_idle(list(self._queues.values()), self.link.channel, self._fleet()))
                 # whoever may have looked for idle workers before that commit has a smaller transaction id than this one
                 # (a snapshot's xmax would not do: it may lie below ids that are given out and still in use)
                 horizon = self.link.run(procedures.transaction_id())
@@ -195,6 +196,11 @@ class Claimer:
             if self.link.broken(broken):
                 return False
             raise
+
+    def _fleet(self) -> str:
+        """A digest of the task names known: workers that know the same ones need no wake-up each."""
+        known = "\n".join(name for queue in sorted(self._queues) for name in (queue, *self._names(queue)))
+        return hashlib.sha256(known.encode()).hexdigest()[:16]
 
     def _resolve_queues(self) -> bool:
         """Look the ids up again now and then: a queue may have been dropped and made anew. Whether one has another id."""

@@ -34,7 +34,7 @@ from absurd.errors import (
     TaskNotFound,
     TimeoutError,
 )
-from absurd.telemetry import TaskLogger, logger
+from absurd.telemetry import RunFields, TaskLogger, logger
 from absurd.types import EmitMode, SpawnResult, StepHandle, TaskId, TaskResultSnapshot
 
 if TYPE_CHECKING:
@@ -71,10 +71,10 @@ class TaskContext:
         "_client",
         "_history",
         "_lease",
+        "_log",
         "_running",
         "_writer",
         "headers",
-        "log",
         "queue_name",
         "run_id",
     )
@@ -92,15 +92,14 @@ class TaskContext:
         self.headers: dict[str, Any] = claim.headers or {}
         self.queue_name = claim.queue_name
         self.run_id = claim.run_id
-        self.log = TaskLogger(
-            logger,
-            {
-                "task_name": claim.task_name,
-                "task_id": str(claim.task_id),
-                "run_id": str(self.run_id),
-                "attempt": claim.attempt,
-            },
-        )
+        self._log: TaskLogger | None = None
+
+    @property
+    def log(self) -> TaskLogger:
+        """A logger whose records carry task_name, task_id, run_id and attempt."""
+        if self._log is None:
+            self._log = TaskLogger(logger, RunFields(self.task_name, self.task_id, self.run_id, self.attempt))
+        return self._log
 
     @property
     def task_id(self) -> uuid.UUID:
@@ -392,7 +391,7 @@ class TaskContext:
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _fence(self) -> tuple[int, bytes, int]:
-        return self._claim.queue_id, self.run_id.bytes, self._claim.claim_no
+        return self._claim.queue_id, self._claim.run_bytes, self._claim.claim_no
 
     def _check(self) -> None:
         """A run that is over, or whose worker leaves, goes no further than here."""

@@ -11,7 +11,7 @@ from absurd._core.registry import RegisteredTask
 from absurd._db.procedures import Claim
 from absurd._sync import _compat, context
 from absurd.errors import ConfigError, ValueTooLarge
-from absurd.telemetry import current_run, logger
+from absurd.telemetry import RunFields, current_run, logger
 
 if TYPE_CHECKING:
     from absurd._sync.client import Absurd
@@ -46,14 +46,7 @@ def _handle(
 ) -> Outcome:
     ctx = context.make_context(client, claim, writer, running, lease)
     context.current.set(ctx)
-    current_run.set(
-        {
-            "task_name": claim.task_name,
-            "task_id": str(claim.task_id),
-            "run_id": str(ctx.run_id),
-            "attempt": claim.attempt,
-        }
-    )
+    current_run.set(RunFields(claim.task_name, claim.task_id, ctx.run_id, claim.attempt))
     try:
         ended = outcome.completed(task.check_result(_call(client, task, claim, ctx)))
     except BaseException as error:
@@ -77,7 +70,15 @@ def _call(client: Absurd, task: RegisteredTask, claim: Claim, ctx: context.TaskC
 def report(claim: Claim, ended: Outcome) -> None:
     """One log line for what went wrong; the rest is at DEBUG, since a line per task costs more than the task."""
     if ended.kind == "failed":
-        logger.warning('task "%s" (%s) failed in attempt %s', claim.task_name, claim.task_id, claim.attempt)
+        why = codec.decode(ended.body)
+        logger.warning(
+            'task "%s" (%s) failed in attempt %s: %s: %s',
+            claim.task_name,
+            claim.task_id,
+            claim.attempt,
+            why["name"],
+            why["message"],
+        )
     elif ended.kind in ("lost", "cancelled"):
         logger.warning(
             'task "%s" (%s), attempt %s: %s; its results are not recorded',
