@@ -12,7 +12,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(if 
 PG ?= 18
 T ?= tests
 ARGS ?=
-WORKERS ?= 2
+WORKERS ?= 3
 OLDER := $(wildcard tests/sql tests/contract tests/examples)
 PYTEST := PG=$(PG) $(BIN)/python -m pytest
 

@@ -90,11 +90,12 @@ class Worker:
         """Ask for the drain; returns at once."""
         if not self._stopping.is_set():
             signal("worker.draining", worker_id=self.worker_id, reason=reason)
-            if reason.startswith("signal"):
+            held = len(self._leases.all())
+            if held and reason.startswith("signal"):
                 logger.warning(
                     "stopping (%s): %s claimed tasks end or are handed back within %s s; a second signal leaves at once",
                     reason,
-                    len(self._leases.all()),
+                    held,
                     self._drain_timeout,
                 )
         self._stopping.set()

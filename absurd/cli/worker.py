@@ -79,9 +79,20 @@ def worker(
         settings["queues"] = list(queues)
     with _announced(concurrency), _queues_named(client, queues or (client.queue_name,)):
         if inspect.iscoroutinefunction(client.start_worker):
-            asyncio.run(client.start_worker(**settings))
+            asyncio.run(_serve(client, settings))
         else:
-            client.start_worker(**settings)
+            try:
+                client.start_worker(**settings)
+            finally:
+                client.close()
+
+
+async def _serve(client: Any, settings: dict[str, Any]) -> None:
+    """Work, and close the pool before the loop ends."""
+    try:
+        await client.start_worker(**settings)
+    finally:
+        await client.close()
 
 
 @contextlib.contextmanager

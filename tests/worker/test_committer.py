@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -99,6 +100,15 @@ async def test_one_bad_row_gets_its_own_error_and_its_neighbours_none(
 
 
 async def test_a_payload_python_cannot_read_is_the_error_of_its_reader_alone(q: Queue, database_url: str) -> None:
+    limit = sys.getrecursionlimit()  # other tests' tools raise it for the whole process
+    sys.setrecursionlimit(1000)
+    try:
+        await _read_too_deep(q, database_url)
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+async def _read_too_deep(q: Queue, database_url: str) -> None:
     runs = Runs(q, 2)
     q.conn.execute("select absurd.emit_event('q', 'deep', %s::jsonb)", ("[" * 3000 + "]" * 3000,))
     q.conn.execute("select absurd.emit_event('q', 'flat', '1')")
