@@ -30,8 +30,8 @@ def test_an_idle_worker_survives_a_restart(
     worker.wait(after=worker.index(signal="connection.restored", what="claimer"), signal="worker.idle")
     task = own_q.spawn(["say", "ran"])  # told, not polled: it registered again
     own_q.wait_ended(worker, task)
-    assert "connection of the claimer lost" in worker.log
-    assert "connection of the claimer restored" in worker.log
+    worker.wait_log("connection of the claimer lost")
+    worker.wait_log("connection of the claimer restored")
     assert worker.stop() == 0
 
 

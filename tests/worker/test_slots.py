@@ -87,7 +87,7 @@ def test_tasks_of_unknown_names_are_left_to_others_and_the_worker_says_so(q: Que
     worker = start(housekeeping=True, lease=0.3, patch={"keeper.UNSERVED_AFTER": 0})
     line = worker.wait(signal="tasks.unserved")
     assert (line["queue"], line["names"]) == ("q", ["invoice"])
-    assert 'of names this worker does not serve: "invoice" (3)' in worker.log
+    worker.wait_log('of names this worker does not serve: "invoice" (3)')
     q.wait_ended(worker, known)
     assert [q.runs(task) for task in unknown] == [[(1, "pending")]] * 3, "never claimed"
     other = start(tasks=["invoice"])

@@ -8,28 +8,28 @@ from tests.worker.conftest import Queue, Start
 def test_a_missing_schema_names_the_command_that_installs_it(empty_database_url: str, start: Start) -> None:
     worker = start(url=empty_database_url)
     assert worker.exit_code() == 1
-    assert "SchemaMissing" in worker.log
-    assert "absurdctl init" in worker.log
+    worker.wait_log("SchemaMissing")
+    worker.wait_log("absurdctl init")
 
 
 def test_a_missing_queue_names_the_command_that_creates_it(q: Queue, start: Start) -> None:
     worker = start(queues=["nowhere"])
     assert worker.exit_code() == 1
-    assert 'Queue "nowhere" does not exist' in worker.log
-    assert "absurdctl create-queue nowhere" in worker.log
+    worker.wait_log('Queue "nowhere" does not exist')
+    worker.wait_log("absurdctl create-queue nowhere")
 
 
 def test_a_wrong_url_fails_at_once_and_hides_the_password(start: Start) -> None:
     worker = start(url="postgresql://me:geheim@127.0.0.1:1/nothing")
     assert worker.exit_code() == 1
-    assert "ConnectionLost: cannot connect to the database" in worker.log
+    worker.wait_log("ConnectionLost: cannot connect to the database")
     assert "geheim" not in worker.log
 
 
 def test_a_lease_of_zero_is_refused(q: Queue, start: Start) -> None:
     worker = start(lease=0)
     assert worker.exit_code() == 1
-    assert "ConfigError: claim_timeout must be > 0" in worker.log
+    worker.wait_log("ConfigError: claim_timeout must be > 0")
 
 
 def test_a_queue_that_is_dropped_and_made_anew_is_served_again(q: Queue, start: Start) -> None:
