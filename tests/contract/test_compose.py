@@ -33,7 +33,6 @@ def test_the_compose_file_serves_the_documented_url(service: dict[str, Any]) -> 
     assert _url(service) == "postgresql://absurd:absurd@localhost:5432/absurd"
 
 
-@pytest.mark.skipif(not _EXAMPLE.exists(), reason="examples/python/event_demo.py is not there")
 def test_the_examples_connect_to_the_compose_server_by_default(service: dict[str, Any]) -> None:
     named = set(re.findall(r"postgresql://[^\s\"')]+", _EXAMPLE.read_text(encoding="utf-8")))
 
