@@ -1339,10 +1339,11 @@ declare
   v_queue record;
 begin
   if v_key is null and p_options->>'task_id' is null then
-    select q.queue_id, q.default_max_attempts into v_queue from absurd.queues q where q.queue_name = p_queue_name;
-    if not found then
-      perform absurd.queue_id_of(p_queue_name);  -- says so
-    end if;
+    loop
+      select q.queue_id, q.default_max_attempts into v_queue from absurd.queues q where q.queue_name = p_queue_name;
+      exit when found;
+      perform absurd.queue_id_of(p_queue_name);  -- says so, unless it has just been created
+    end loop;
     task_id := absurd.mint_id(absurd.current_time(), absurd.id_base(), 0);
     if absurd.spawn_one(v_queue.queue_id, v_queue.default_max_attempts, task_id,
                         absurd.require_text(p_task_name, 'task_name'), p_params, p_options->>'fingerprint', p_options) then
