@@ -41,11 +41,10 @@ class Terminal:
         return b"".join(self._lines.get(timeout=SECONDS) for _ in text.splitlines()).decode()
 
     def close(self) -> tuple[str, str]:
-        """SIGTERM; the rest of stdout, and what stderr says besides that the worker was told to stop."""
+        """SIGTERM; the rest of stdout, and stderr."""
         self.process.send_signal(signal.SIGTERM)
         assert self.process.stderr is not None
-        said = self.process.stderr.read().decode().splitlines(keepends=True)
-        errors = "".join(line for line in said if not line.startswith("stopping (signal"))
+        errors = self.process.stderr.read().decode()
         self.process.stderr.close()
         assert self.process.wait(SECONDS) == 0
         rest = b"".join(iter(self._lines.get, b"")).decode()
