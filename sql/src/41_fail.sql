@@ -63,11 +63,11 @@ exception when sqlstate 'AB003' then
 end
 $$;
 
--- Purpose: fail the current run of tasks whose live rows (and waiters' rows) the caller holds.
+-- Purpose: fail the current run of tasks whose live rows (p_rows, as locked; and waiters' rows) the caller holds.
 -- Transitions: no attempts left, final, or attempt 65535 -> task failed; next start at or past max_duration ->
 -- run failed, task cancelled; else attempt + 1, pending or sleeping until the next start.
 create or replace function absurd.fail_held(
-    p_queue_id integer, p_now timestamptz, p_task_ids uuid[], p_failures jsonb[],
+    p_queue_id integer, p_now timestamptz, p_rows absurd.live[], p_failures jsonb[],
     p_retry_at timestamptz[], p_final boolean[])
   returns void language plpgsql security definer
   set search_path = pg_catalog, pg_temp
@@ -77,23 +77,22 @@ as $$
 declare
   v_plan record;
 begin
-  -- one statement reads each row once, judges it, and writes the next attempt of those that get one
+  -- one statement judges each row and writes the next attempt of those that get one
   with input as materialized (
-    select * from unnest(p_task_ids, p_failures, p_retry_at, p_final) as u(task_id, failure, retry_at, final)),
+    select * from unnest(p_failures, p_retry_at, p_final, p_rows) as u(failure, retry_at, final)),  -- and the row's columns
   judged as materialized (
     select l.*, n.next_at,
-           case when coalesce(i.final, false) or l.attempt >= 65535 or n.next_at is null
+           case when coalesce(l.final, false) or l.attempt >= 65535 or n.next_at is null
                      or l.attempt + 1 > t.max_attempts then 'f'
                 when l.max_duration is not null and l.first_started_at is not null
                      and n.next_at >= absurd.later(l.first_started_at, l.max_duration) then 'x'
                 else 'p' end as verdict,
            case when l.attempt >= 65535 and (t.max_attempts is null or t.max_attempts > 65535)
-                then coalesce(i.failure, '{}') || '{"limit": "$AttemptLimit"}' else i.failure end as reason
-      from input i
-     cross join lateral (select * from absurd.live x where x.queue_id = p_queue_id and x.task_id = i.task_id offset 0) l
+                then coalesce(l.failure, '{}') || '{"limit": "$AttemptLimit"}' else l.failure end as reason
+      from input l
      cross join lateral (select x.retry_strategy, x.max_attempts from absurd.tasks x
-                          where x.queue_id = p_queue_id and x.task_id = i.task_id offset 0) t
-     cross join lateral (select absurd.next_start(t.retry_strategy, l.attempt, i.retry_at, p_now) as next_at offset 0) n),
+                          where x.queue_id = p_queue_id and x.task_id = l.task_id offset 0) t
+     cross join lateral (select absurd.next_start(t.retry_strategy, l.attempt, l.retry_at, p_now) as next_at offset 0) n),
   ended as (
     insert into absurd.attempts (queue_id, task_id, attempt, claim_no, state, task_state, finished_at, created_at,
                                  started_at, first_started_at, available_at, lease_until, claimed_by, wake_step, failure)

@@ -170,12 +170,14 @@ begin
   if cardinality(h.ok) > 1 then
     h.ok := absurd.last_of_each(h.task_ids, h.ok);
   end if;
-  select array_agg(u.task_id) as ids, array_agg(u.reason) as reasons, array_agg(u.retry_at) as retry_at,
+  select array_agg(l.held) as held, array_agg(u.reason) as reasons, array_agg(u.retry_at) as retry_at,
          array_agg(u.final) as final
     into v
-    from unnest(h.task_ids, h.ok, p_reasons, p_retry_at, p_final) as u(task_id, ok, reason, retry_at, final) where u.ok;
-  if v.ids is not null then
-    perform absurd.fail_held(p_queue_id, absurd.current_time(), v.ids, v.reasons, v.retry_at, v.final);
+    from unnest(h.task_ids, h.ok, p_reasons, p_retry_at, p_final) as u(task_id, ok, reason, retry_at, final)
+   cross join lateral (select x as held from absurd.live x where x.queue_id = p_queue_id and x.task_id = u.task_id offset 0) l
+   where u.ok;
+  if v.held is not null then
+    perform absurd.fail_held(p_queue_id, absurd.current_time(), v.held, v.reasons, v.retry_at, v.final);
   end if;
   return absurd.letters(p_queue_id, p_run_ids, p_claim_nos, h.ok, 'fail');
 end

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from psycopg.types.json import Jsonb
+
 from tests.fixtures.postgres import Connection
 
 _COUNTERS = """
@@ -67,14 +69,15 @@ def written(conn: Connection, table: str) -> dict[str, int]:
 
 
 def fill(conn: Connection, queue: str, count: int, kind: str, *, priority: int = 0) -> None:
-    """Put many tasks of one kind into a queue, straight into the tables: due, sleeping, finished, expired or leased.
+    """Put many tasks of one kind into a queue, straight into the tables.
 
-    Expired leases belong to tasks whose retry is an hour off, so that failing one makes nothing due.
+    due, sleeping, finished, leased; expired and retried: their lease ran out, the retry is an hour off, or due at once.
     """
     live = {  # state, due_at, lease_until
         "due": "'p', now() - interval '1 minute', null",
         "sleeping": "'s', now() + interval '1 day', null",
         "expired": "'r', now() - interval '1 minute', now() - interval '1 minute'",
+        "retried": "'r', now() - interval '1 minute', now() - interval '1 minute'",
         "leased": "'r', now() + interval '1 day', now() + interval '1 day'",
     }
     conn.execute("drop table if exists filling")
@@ -89,9 +92,9 @@ def fill(conn: Connection, queue: str, count: int, kind: str, *, priority: int =
     conn.execute(
         """
         insert into absurd.tasks (queue_id, task_id, task_name, params, retry_strategy, priority, enqueue_at)
-        select queue_id, task_id, 'work', '{}', '{"kind": "fixed", "base_seconds": 3600}', %s, now() from filling
+        select queue_id, task_id, 'work', '{}', %s, %s, now() from filling
         """,
-        (priority,),
+        (None if kind == "retried" else Jsonb({"kind": "fixed", "base_seconds": 3600}), priority),
     )
     if kind == "finished":
         conn.execute(
@@ -101,7 +104,7 @@ def fill(conn: Connection, queue: str, count: int, kind: str, *, priority: int =
             """
         )
         return
-    claimed = "1, now(), now(), 'w'" if kind in ("expired", "leased") else "0, null, null, null"
+    claimed = "1, now(), now(), 'w'" if kind in ("expired", "retried", "leased") else "0, null, null, null"
     conn.execute(
         f"""
         insert into absurd.live (queue_id, task_id, state, due_at, lease_until, claim_no, started_at, first_started_at,

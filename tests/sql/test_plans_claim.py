@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 from tests.fixtures.postgres import Connection, Databases
 from tests.sql.statistics import Reads, fill, reads
 
-KINDS = ("due", "sleeping", "finished", "expired")
+KINDS = ("due", "sleeping", "finished", "expired", "retried")
 LEVELS = (0, 1_000, 100_000)
 CLAIMS = {
     "claim_task": "select * from absurd.claim_task(%s, 'w', 30, %s)",
@@ -74,13 +74,30 @@ def test_a_claim_reads_no_more_than_it_hands_out(stored: Stored, kind: str, leve
 @pytest.mark.parametrize("plans", ["plans of empty tables", "plans of full tables"])
 @pytest.mark.parametrize("verb", CLAIMS)
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_claim_beside_expired_leases_fails_a_few_of_them_and_reads_no_others(
-    stored: Stored, level: int, verb: str, plans: str
+@pytest.mark.parametrize("kind", ["expired", "retried"])
+@pytest.mark.parametrize("qty", [1, 2, 5, 10, 100])
+def test_a_claim_beside_expired_leases_fails_some_and_reads_no_others(
+    stored: Stored, qty: int, kind: str, level: int, verb: str, plans: str
 ) -> None:
-    """Such a call handles two rows for each it hands out: one lease fails, one run (often the same) is claimed."""
-    for qty in (1, 10):
-        found = _claim(stored.by(plans), verb, f"expired_{level}", qty)
-        assert found.total <= 4 * (2 * qty) + 10, found.rows
+    """Their retry starts in an hour (expired) or at once (retried), and then is handed out by the same call."""
+    found = _claim(stored.by(plans), verb, f"{kind}_{level}", qty)
+    if kind == "retried" and level:
+        assert len(found.answer) == min(qty, (qty + 6) // 3)
+    assert found.total <= 4 * qty + 10, found.rows
+
+
+@pytest.mark.parametrize("verb", CLAIMS)
+@pytest.mark.parametrize("kind", ["expired", "retried"])
+def test_a_claim_of_ready_work_beside_expired_leases_reads_no_more(stored: Stored, kind: str, verb: str) -> None:
+    queue = f"{kind}_and_due_{verb}"
+    stored.old.execute("select absurd.create_queue(%s)", (queue,))
+    for more in (kind, "due", "sleeping", "finished"):
+        fill(stored.old, queue, 1_000, more)
+    for conn in (stored.old, stored.new):
+        for qty in (1, 2, 5, 10, 100):
+            found = _claim(conn, verb, queue, qty)
+            assert len(found.answer) == qty
+            assert found.total <= 4 * qty + 10, found.rows
 
 
 def test_sleeping_tasks_of_a_higher_priority_cost_a_claim_nothing(stored: Stored) -> None:
@@ -141,6 +158,7 @@ def test_leases_that_were_renewed_are_moved_forward_a_few_at_a_time(stored: Stor
 
 @pytest.mark.timeout(120)
 def test_all_that_was_claimed_here_is_well_formed(stored: Stored) -> None:
-    queues = [f"{kind}_{level}" for kind in KINDS for level in LEVELS[:2]] + ["classes", "late", "storm"]
+    queues = [name for (name,) in stored.old.execute("select * from absurd.list_queues()") if "100000" not in name]
+    assert queues
     for queue in queues:
         assert stored.old.execute("select * from absurd.check_invariants(%s)", (queue,)).fetchall() == []

@@ -1000,11 +1000,11 @@ exception when sqlstate 'AB003' then
 end
 $$;
 
--- Purpose: fail the current run of tasks whose live rows (and waiters' rows) the caller holds.
+-- Purpose: fail the current run of tasks whose live rows (p_rows, as locked; and waiters' rows) the caller holds.
 -- Transitions: no attempts left, final, or attempt 65535 -> task failed; next start at or past max_duration ->
 -- run failed, task cancelled; else attempt + 1, pending or sleeping until the next start.
 create or replace function absurd.fail_held(
-    p_queue_id integer, p_now timestamptz, p_task_ids uuid[], p_failures jsonb[],
+    p_queue_id integer, p_now timestamptz, p_rows absurd.live[], p_failures jsonb[],
     p_retry_at timestamptz[], p_final boolean[])
   returns void language plpgsql security definer
   set search_path = pg_catalog, pg_temp
@@ -1014,23 +1014,22 @@ as $$
 declare
   v_plan record;
 begin
-  -- one statement reads each row once, judges it, and writes the next attempt of those that get one
+  -- one statement judges each row and writes the next attempt of those that get one
   with input as materialized (
-    select * from unnest(p_task_ids, p_failures, p_retry_at, p_final) as u(task_id, failure, retry_at, final)),
+    select * from unnest(p_failures, p_retry_at, p_final, p_rows) as u(failure, retry_at, final)),  -- and the row's columns
   judged as materialized (
     select l.*, n.next_at,
-           case when coalesce(i.final, false) or l.attempt >= 65535 or n.next_at is null
+           case when coalesce(l.final, false) or l.attempt >= 65535 or n.next_at is null
                      or l.attempt + 1 > t.max_attempts then 'f'
                 when l.max_duration is not null and l.first_started_at is not null
                      and n.next_at >= absurd.later(l.first_started_at, l.max_duration) then 'x'
                 else 'p' end as verdict,
            case when l.attempt >= 65535 and (t.max_attempts is null or t.max_attempts > 65535)
-                then coalesce(i.failure, '{}') || '{"limit": "$AttemptLimit"}' else i.failure end as reason
-      from input i
-     cross join lateral (select * from absurd.live x where x.queue_id = p_queue_id and x.task_id = i.task_id offset 0) l
+                then coalesce(l.failure, '{}') || '{"limit": "$AttemptLimit"}' else l.failure end as reason
+      from input l
      cross join lateral (select x.retry_strategy, x.max_attempts from absurd.tasks x
-                          where x.queue_id = p_queue_id and x.task_id = i.task_id offset 0) t
-     cross join lateral (select absurd.next_start(t.retry_strategy, l.attempt, i.retry_at, p_now) as next_at offset 0) n),
+                          where x.queue_id = p_queue_id and x.task_id = l.task_id offset 0) t
+     cross join lateral (select absurd.next_start(t.retry_strategy, l.attempt, l.retry_at, p_now) as next_at offset 0) n),
   ended as (
     insert into absurd.attempts (queue_id, task_id, attempt, claim_no, state, task_state, finished_at, created_at,
                                  started_at, first_started_at, available_at, lease_until, claimed_by, wake_step, failure)
@@ -1637,12 +1636,14 @@ begin
   if cardinality(h.ok) > 1 then
     h.ok := absurd.last_of_each(h.task_ids, h.ok);
   end if;
-  select array_agg(u.task_id) as ids, array_agg(u.reason) as reasons, array_agg(u.retry_at) as retry_at,
+  select array_agg(l.held) as held, array_agg(u.reason) as reasons, array_agg(u.retry_at) as retry_at,
          array_agg(u.final) as final
     into v
-    from unnest(h.task_ids, h.ok, p_reasons, p_retry_at, p_final) as u(task_id, ok, reason, retry_at, final) where u.ok;
-  if v.ids is not null then
-    perform absurd.fail_held(p_queue_id, absurd.current_time(), v.ids, v.reasons, v.retry_at, v.final);
+    from unnest(h.task_ids, h.ok, p_reasons, p_retry_at, p_final) as u(task_id, ok, reason, retry_at, final)
+   cross join lateral (select x as held from absurd.live x where x.queue_id = p_queue_id and x.task_id = u.task_id offset 0) l
+   where u.ok;
+  if v.held is not null then
+    perform absurd.fail_held(p_queue_id, absurd.current_time(), v.held, v.reasons, v.retry_at, v.final);
   end if;
   return absurd.letters(p_queue_id, p_run_ids, p_claim_nos, h.ok, 'fail');
 end
@@ -1977,7 +1978,8 @@ $$;
 -- Claim: hand out due work. One probe whether a lease or a cancellation is due (the tidy statements run only then), then
 -- one indexed statement per priority class in use, until the quantity is reached. Flat in backlog, history and sleepers.
 
--- Purpose: cancel tasks past their policy (at most 100) and fail runs whose lease ran out (at most p_qty), oldest first;
+-- Purpose: cancel tasks past their policy (at most 100) and fail runs whose lease ran out, oldest first: p_qty of them up to
+-- 3, then p_qty / 3 + 2, so that sweeping and claiming together read at most 4 * p_qty + 10 rows (three each);
 -- leases that were renewed since are moved forward (at most 100). Locks: live rows, SKIP LOCKED, then their waiters'.
 create or replace function absurd.tidy_queue(p_queue_id integer, p_now timestamptz, p_qty integer)
   returns void language plpgsql security definer
@@ -1989,6 +1991,7 @@ declare
   v_due record;
   v_left uuid[];
   v_skip uuid[] := '{}';
+  v_limit constant integer := greatest(least(p_qty, (p_qty + 6) / 3), 1);
 begin
   with due as materialized (
     select l.task_id, l.awaited from absurd.live l
@@ -2005,13 +2008,13 @@ begin
   -- so look again until a batch holds one that did run out and can end. No more rows are read than may be failed.
   for v_round in 1..100 loop
     with due as materialized (
-      select l.queue_id, l.task_id, l.awaited, l.lease_until, l.claimed_by, l.attempt from absurd.live l
+      select l.queue_id, l.task_id, l.awaited, l.lease_until, l.claimed_by, l.attempt, l as held from absurd.live l
        where l.queue_id = p_queue_id and l.state = 'r' and l.due_at <= p_now and l.task_id <> all(v_skip)
-       order by l.due_at limit greatest(p_qty, 1) for update skip locked),
+       order by l.due_at limit v_limit for update skip locked),
     renewed as (
       update absurd.live l set due_at = d.lease_until from due d
        where d.lease_until > p_now and l.queue_id = d.queue_id and l.task_id = d.task_id)
-    select array_agg(d.task_id) filter (where d.lease_until <= p_now) as ids,
+    select array_agg(d.held) filter (where d.lease_until <= p_now) as held,
            array_agg(jsonb_strip_nulls(jsonb_build_object(
              'name', '$ClaimTimeout', 'workerId', d.claimed_by, 'claimExpiredAt', d.lease_until, 'attempt', d.attempt,
              'message', format('worker %s did not finish attempt %s before its claim expired',
@@ -2021,13 +2024,15 @@ begin
            count(*) as seen
       into v_due from due d;
     exit when v_due.seen = 0;
-    continue when v_due.ids is null;
+    continue when v_due.held is null;
     v_left := case when v_due.awaited is not null then absurd.lock_waiters(p_queue_id, v_due.awaited) end;
     v_skip := v_skip || v_left;
-    select array_agg(u.id) as ids, array_agg(u.reason) as reasons into v_due
-      from unnest(v_due.ids, v_due.reasons) u(id, reason) where u.id <> all(v_skip);
-    if v_due.ids is not null then
-      perform absurd.fail_held(p_queue_id, p_now, v_due.ids, v_due.reasons, null, null);
+    if v_left is not null then
+      select array_agg(v_due.held[i]) as held, array_agg(v_due.reasons[i]) as reasons into v_due
+        from generate_subscripts(v_due.reasons, 1) i where (v_due.held[i]).task_id <> all(v_skip);
+    end if;
+    if v_due.held is not null then
+      perform absurd.fail_held(p_queue_id, p_now, v_due.held, v_due.reasons, null, null);
       return;
     end if;
   end loop;
