@@ -41,10 +41,11 @@ class Terminal:
         return b"".join(self._lines.get(timeout=SECONDS) for _ in text.splitlines()).decode()
 
     def close(self) -> tuple[str, str]:
-        """SIGTERM; the rest of stdout, and stderr."""
+        """SIGTERM; the rest of stdout, and what stderr says besides that the worker was told to stop."""
         self.process.send_signal(signal.SIGTERM)
         assert self.process.stderr is not None
-        errors = self.process.stderr.read().decode()
+        said = self.process.stderr.read().decode().splitlines(keepends=True)
+        errors = "".join(line for line in said if not line.startswith("stopping (signal"))
         self.process.stderr.close()
         assert self.process.wait(SECONDS) == 0
         rest = b"".join(iter(self._lines.get, b"")).decode()
