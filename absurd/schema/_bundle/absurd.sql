@@ -1626,6 +1626,8 @@ create or replace function absurd.fail_runs(
     p_retry_at timestamptz[] default null, p_final boolean[] default null)
   returns text language plpgsql security definer
   set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
   h record;
