@@ -126,7 +126,7 @@ def test_a_retry_that_is_written_after_the_worker_went_idle_is_not_late(q: Queue
         ["fails", "once"], ["returns", 1], max_attempts=2, retry_strategy={"kind": "fixed", "base_seconds": 0.3}
     )
     stalled.wait()
-    worker.wait(after=worker.index(signal="run.ended"), signal="worker.idle")
+    worker.wait(after=worker.index(signal="task.claimed"), signal="worker.idle")
     stalled.release()
     q.wait_ended(worker, task)
     assert q.runs(task) == [(1, "failed"), (2, "completed")]
@@ -148,7 +148,7 @@ def test_runs_suspended_by_one_worker_are_resumed_by_another(q: Queue, start: St
 def test_an_emit_wakes_a_worker_that_is_idle(q: Queue, start: Start) -> None:
     task = q.spawn(["await", "parcel"])
     worker = start(patch=ONLY_PROTOCOL)
-    worker.wait(after=worker.index(signal="run.ended", outcome="suspended"), signal="worker.idle")
+    worker.wait(after=worker.index(signal="batch.sent"), signal="worker.idle")
     q.conn.execute("select absurd.emit_event('q', 'parcel', '7')")
     q.wait_ended(worker, task)
 
