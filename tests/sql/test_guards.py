@@ -9,6 +9,8 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from tests.fixtures.postgres import needs_superuser
+
 Connection = psycopg.Connection[Any]
 
 
@@ -71,6 +73,7 @@ def test_an_emit_on_an_old_snapshot_is_refused_and_nobody_is_left_asleep(
 
 
 def test_the_pieces_of_the_verbs_are_for_the_owner_alone(conn: Connection) -> None:
+    needs_superuser(conn, "makes a role")
     queue(conn)
     conn.execute("drop role if exists absurd_guest_of_guards")
     conn.execute("create role absurd_guest_of_guards")
