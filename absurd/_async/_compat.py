@@ -18,9 +18,10 @@ from typing import Any, Generic, TypeVar
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
-from absurd.errors import ConfigError
+from absurd.errors import ConfigError, ConnectionLost
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 Connection = psycopg.AsyncConnection[Any]
 Cursor = psycopg.AsyncCursor[Any]
 Pool = AsyncConnectionPool[Connection]
@@ -241,6 +242,83 @@ class Ready(Generic[T]):
     def _wake(waiter: asyncio.Future[None]) -> None:
         if not waiter.done():
             waiter.set_result(None)
+
+
+class Coalescer(Generic[Item, T]):
+    """Concurrent calls of one kind become one: what comes while a call is under way leaves together as the next.
+
+    A caller who is alone pays nothing for it. No timer: the flight time is the batching window.
+    """
+
+    ROWS, SIZE = 500, 4 * 1024 * 1024
+
+    def __init__(self, send: Callable[[list[Item]], Awaitable[list[T]]], size: Callable[[Item], int]) -> None:
+        """`send` answers in input order, all or nothing; `size`: bytes of an item, about."""
+        self._send, self._size = send, size
+        self._waiting: deque[tuple[Item, asyncio.Future[T]]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._next: asyncio.Task[None] | None = None
+
+    async def call(self, item: Item) -> T:
+        """The answer to this item, or what its own call raised."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            future: asyncio.Future[T] = loop.create_future()
+            self._waiting.append((item, future))
+            return await future
+        self._loop, self._waiting = loop, deque()  # nobody is under way, or a loop that has ended was
+        try:
+            return (await self._send([item]))[0]
+        finally:
+            self._proceed(loop)
+
+    def _proceed(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is not loop:
+            return
+        if self._waiting:
+            self._next = loop.create_task(self._flush(loop, self._waiting))
+        else:
+            self._loop = None
+
+    async def _flush(self, loop: asyncio.AbstractEventLoop, waiting: deque[tuple[Item, asyncio.Future[T]]]) -> None:
+        try:
+            while waiting:
+                await self._together(self._batch(waiting))
+        finally:
+            for _, future in waiting:
+                future.cancel()
+            if self._loop is loop:
+                self._loop = None
+
+    def _batch(self, waiting: deque[tuple[Item, asyncio.Future[T]]]) -> list[tuple[Item, asyncio.Future[T]]]:
+        batch: list[tuple[Item, asyncio.Future[T]]] = []
+        size = 0
+        while waiting and len(batch) < self.ROWS and (not batch or size + self._size(waiting[0][0]) <= self.SIZE):
+            item, future = waiting.popleft()
+            if not future.done():  # else: its caller has gone
+                batch.append((item, future))
+                size += self._size(item)
+        return batch
+
+    async def _together(self, batch: list[tuple[Item, asyncio.Future[T]]]) -> None:
+        try:
+            answers = await self._send([item for item, _ in batch]) if batch else []
+        except asyncio.CancelledError:
+            for _, future in batch:
+                future.cancel()
+            raise
+        except Exception as error:
+            if len(batch) == 1 or isinstance(error, ConnectionLost):
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+                return
+            for one in batch:  # nobody gets a neighbour's error
+                await self._together([one])
+            return
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if not future.done():
+                future.set_result(answer)
 
 
 class Waker:

@@ -22,6 +22,7 @@ from psycopg_pool import ConnectionPool
 from absurd.errors import ConfigError
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 Connection = psycopg.Connection[Any]
 Cursor = psycopg.Cursor[Any]
 Pool = ConnectionPool[Connection]
@@ -227,6 +228,17 @@ class Ready(Generic[T]):
 
 
 LONGEST_WAIT = 2**31 - 1  # milliseconds, what poll() takes
+
+
+class Coalescer(Generic[Item, T]):
+    """The asyncio twin sends concurrent calls together; threads have a connection each."""
+
+    def __init__(self, send: Callable[[list[Item]], list[T]], size: Callable[[Item], int]) -> None:
+        self._send = send
+
+    def call(self, item: Item) -> T:
+        """The answer to this item, or what its call raised."""
+        return self._send([item])[0]
 
 
 class Waker:

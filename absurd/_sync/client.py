@@ -83,6 +83,8 @@ class Absurd:
         self._session = Session(conn_or_url, pool_size=pool_size)
         self._watcher = Watcher(self._session)
         self._worker: Worker | None = None
+        self._spawning: dict[str, _compat.Coalescer[SpawnRow, SpawnResult]] = {}
+        self._emitting: dict[str, _compat.Coalescer[tuple[str, str], bool]] = {}
 
     def __enter__(self) -> Absurd:
         return self
@@ -191,7 +193,13 @@ class Absurd:
         }
         chosen = {key: value for key, value in options_given.items() if value is not None}
         target, row = self._prepare({"task_name": task_name, "params": params, **chosen})
-        return self._spawn_rows(target, [row])[0]
+        if self._session.borrowed:
+            return self._spawn_rows(target, [row])[0]
+        if target not in self._spawning:
+            self._spawning[target] = _compat.Coalescer(
+                lambda rows: self._spawn_rows(target, rows), lambda row: len(row.params)
+            )
+        return self._spawning[target].call(row)
 
     def spawn_many(
         self,
@@ -316,8 +324,18 @@ class Absurd:
         "latch": the first emit of a name wins, later ones change nothing (False). "next": replaces the payload.
         """
         check_event(event_name, mode)
-        text = codec.encode(payload, what="payload")
-        return self._session.run(procedures.emit_events(self._queue(queue_name), [event_name], [text], mode)) == "o"
+        queue, text = self._queue(queue_name), codec.encode(payload, what="payload")
+        if self._session.borrowed or mode != "latch":  # of two replacements in one call, one would not be seen
+            return self._emit_rows(queue, [(event_name, text)], mode)[0]
+        if queue not in self._emitting:
+            self._emitting[queue] = _compat.Coalescer(
+                lambda rows: self._emit_rows(queue, rows, "latch"), lambda row: len(row[1])
+            )
+        return self._emitting[queue].call((event_name, text))
+
+    def _emit_rows(self, queue: str, rows: list[tuple[str, str]], mode: EmitMode) -> list[bool]:
+        call = procedures.emit_events(queue, [name for name, _ in rows], [text for _, text in rows], mode)
+        return [letter == "o" for letter in self._session.run(call)]
 
     def emit_many(
         self,
@@ -329,25 +347,20 @@ class Absurd:
     ) -> list[bool]:
         """Emit (name, payload) pairs by few calls, in chunks of 5,000; whether each took effect, in input order."""
         queue, taken = self._queue(queue_name), list[bool]()
-        names: list[str] = []
-        payloads: list[str] = []
+        rows: list[tuple[str, str]] = []
 
         def send() -> None:
-            taken.extend(
-                letter == "o" for letter in self._session.run(procedures.emit_events(queue, names, payloads, mode))
-            )
-            names.clear()
-            payloads.clear()
+            taken.extend(self._emit_rows(queue, rows, mode))
+            rows.clear()
             if on_progress is not None:
                 on_progress(len(taken))
 
         for name, payload in _compat.each(events):
             check_event(name, mode)
-            names.append(name)
-            payloads.append(codec.encode(payload, what="payload"))
-            if len(names) == CHUNK_ROWS:
+            rows.append((name, codec.encode(payload, what="payload")))
+            if len(rows) == CHUNK_ROWS:
                 send()
-        if names:
+        if rows:
             send()
         return taken
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import logging
 import uuid
 from typing import Any
@@ -24,6 +25,7 @@ from absurd import (
 from absurd._async import client as client_module
 from absurd._async import session as session_module
 from absurd._core import codec
+from tests.sdk._async import _compat
 from tests.sdk.conftest import Rows
 
 
@@ -372,6 +374,21 @@ async def test_what_is_no_request_or_has_an_unknown_option_is_refused(app: Async
         with pytest.raises(InvalidOption, match=r"a request is a mapping|unknown spawn options"):
             await app.spawn_many([request])
     assert rows("select from absurd.tasks") == []
+
+
+async def test_concurrent_spawns_are_answered_each_for_itself(app: AsyncAbsurd, rows: Rows) -> None:
+    async def spawn(number: int) -> Any:
+        strategy: Any = {"kind": "no"} if number == 7 else None
+        try:
+            return (await app.spawn("a", number, queue="main", retry_strategy=strategy))["task_id"]
+        except InvalidRetryStrategy as error:
+            return error
+
+    answers = await _compat.together(*(functools.partial(spawn, number) for number in range(20)))
+
+    assert isinstance(answers.pop(7), InvalidRetryStrategy)
+    stored = {row[0]: row[1] for row in rows("select params::int, task_id from absurd.tasks")}
+    assert [stored[number] for number in range(20) if number != 7] == answers
 
 
 async def test_equal_keys_in_one_call_make_one_task(app: AsyncAbsurd, rows: Rows) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import logging
 import uuid
 from typing import Any
@@ -25,6 +26,7 @@ from absurd import (
 from absurd._core import codec
 from absurd._sync import client as client_module
 from absurd._sync import session as session_module
+from tests.sdk._sync import _compat
 from tests.sdk.conftest import Rows
 
 
@@ -353,6 +355,21 @@ def test_what_is_no_request_or_has_an_unknown_option_is_refused(app: Absurd, row
         with pytest.raises(InvalidOption, match=r"a request is a mapping|unknown spawn options"):
             app.spawn_many([request])
     assert rows("select from absurd.tasks") == []
+
+
+def test_concurrent_spawns_are_answered_each_for_itself(app: Absurd, rows: Rows) -> None:
+    def spawn(number: int) -> Any:
+        strategy: Any = {"kind": "no"} if number == 7 else None
+        try:
+            return app.spawn("a", number, queue="main", retry_strategy=strategy)["task_id"]
+        except InvalidRetryStrategy as error:
+            return error
+
+    answers = _compat.together(*(functools.partial(spawn, number) for number in range(20)))
+
+    assert isinstance(answers.pop(7), InvalidRetryStrategy)
+    stored = {row[0]: row[1] for row in rows("select params::int, task_id from absurd.tasks")}
+    assert [stored[number] for number in range(20) if number != 7] == answers
 
 
 def test_equal_keys_in_one_call_make_one_task(app: Absurd, rows: Rows) -> None:
