@@ -250,7 +250,7 @@ class Coalescer(Generic[Item, T]):
     A caller who is alone pays nothing for it. No timer: the flight time is the batching window.
     """
 
-    ROWS, SIZE = 500, 4 * 1024 * 1024
+    _ROWS, _SIZE = 500, 4 * 1024 * 1024
 
     def __init__(self, send: Callable[[list[Item]], Awaitable[list[T]]], size: Callable[[Item], int]) -> None:
         """`send` answers in input order, all or nothing; `size`: bytes of an item, about."""
@@ -293,7 +293,7 @@ class Coalescer(Generic[Item, T]):
     def _batch(self, waiting: deque[tuple[Item, asyncio.Future[T]]]) -> list[tuple[Item, asyncio.Future[T]]]:
         batch: list[tuple[Item, asyncio.Future[T]]] = []
         size = 0
-        while waiting and len(batch) < self.ROWS and (not batch or size + self._size(waiting[0][0]) <= self.SIZE):
+        while waiting and len(batch) < self._ROWS and (not batch or size + self._size(waiting[0][0]) <= self._SIZE):
             item, future = waiting.popleft()
             if not future.done():  # else: its caller has gone
                 batch.append((item, future))

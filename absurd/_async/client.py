@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from absurd._async import _compat
 from absurd._async.batchwork import work_claimed
 from absurd._async.context import as_uuid, check_event
-from absurd._async.session import POOL_SIZE, Session, mint_task_id
+from absurd._async.session import POOL_SIZE, Session, mint_task_ids
 from absurd._async.watch import Watcher
 from absurd._async.worker import DRAIN_SECONDS, Worker
 from absurd._core import codec, options
@@ -259,19 +259,14 @@ class AsyncAbsurd:
         return target, options.spawn_row(task_name, params, given, task, self._attempts)
 
     async def _spawn_rows(self, target: str, rows: list[SpawnRow]) -> list[SpawnResult]:
-        ids = [mint_task_id() for _ in rows] if self._session.mints_ids else None
-        spawned = await self._session.run(
-            procedures.spawn_tasks(
-                target,
-                [row.task_name for row in rows],
-                [row.params for row in rows],
-                [row.idempotency_key for row in rows],
-                [row.fingerprint for row in rows],
-                [row.spec for row in rows],
-                ids,
-            )
-        )
-        return [one._asdict() for one in spawned]  # type: ignore[misc]
+        ids = mint_task_ids(len(rows)) if self._session.mints_ids else None
+        if len(rows) == 1 and rows[0].idempotency_key is None:
+            (row,) = rows
+            call = procedures.spawn_task(target, row.task_name, row.params, row.spec, ids[0] if ids else None)
+        else:
+            names, params, keys, marks, specs = zip(*rows, strict=True)
+            call = procedures.spawn_tasks(target, names, params, keys, marks, specs, ids)
+        return await self._session.run(call)
 
     async def fetch_task_result(self, task_id: TaskId, queue_name: str | None = None) -> TaskResultSnapshot | None:
         """How a task stands now; None for an unknown task."""
@@ -312,7 +307,7 @@ class AsyncAbsurd:
         if max_attempts is not None:
             given["max_attempts"] = options.whole_number(max_attempts, "max_attempts")
         if spawn_new and self._session.mints_ids:
-            given["task_id"] = mint_task_id()
+            given["task_id"] = mint_task_ids(1)[0]
         call = procedures.retry_task(self._queue(queue_name), as_uuid(task_id), codec.encode(given), "task_id" in given)
         new_task, run, attempt, created = await self._session.run(call)
         return {"task_id": new_task, "run_id": run, "attempt": attempt, "created": created}

@@ -23,7 +23,8 @@ from absurd.errors import ConfigError, ConnectionLost, from_sqlstate
 
 T = TypeVar("T")
 
-_RANDOM_BITS = ((1 << 46) - 1) << 16
+#: 45 of the 46 random bits: the ids of a batch count up, and never carry over
+_RANDOM_BITS = ((1 << 45) - 1) << 16
 
 POOL_SIZE = 10
 BEGIN_TRIES = 5
@@ -67,16 +68,21 @@ def _legible(url: str) -> bool:
     return str(parts.get("port") or "0").replace(",", "").isdigit() and "@" not in str(parts.get("host") or "")
 
 
-def mint_task_id() -> uuid.UUID:
-    """A version 7 id (RFC 9562) whose tag and attempt bits are zero."""
+def mint_task_ids(count: int) -> list[uuid.UUID]:
+    """Version 7 ids (RFC 9562) whose tag and attempt bits are zero; those of one batch count up from a random start."""
     fresh = uuid_utils.compat.uuid7().int
-    return uuid.UUID(int=(fresh >> 80 << 80) | (0x7 << 76) | (0x2 << 62) | (fresh & _RANDOM_BITS))
+    first = (fresh >> 80 << 80) | (0x7 << 76) | (0x2 << 62) | (fresh & _RANDOM_BITS)
+    return [uuid.UUID(int=first + (number << 16)) for number in range(count)]
 
 
 def adapt(context: Any) -> None:
     """Our values on a connection or cursor: packed arrays out, JSON through the codec in."""
     packing.register(context)
     psycopg.types.json.set_json_loads(codec.decode, context)
+
+
+class OwnConnection(psycopg.AsyncConnection[Any]):
+    """A connection that we opened and that knows our values; those of others are told with every call."""
 
 
 def raise_mapped(error: psycopg.Error) -> NoReturn:
@@ -149,8 +155,15 @@ class Session:
             yield self._borrowed
             return
         pool = await self._open()
-        async with pool.connection(patience) as conn:
+        if not self._own_pool:
+            async with pool.connection(patience) as conn:
+                yield conn
+            return
+        conn = await pool.getconn(patience)  # in autocommit: there is nothing to commit or roll back at the end
+        try:
             yield conn
+        finally:
+            await pool.putconn(conn)
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[_compat.Connection]:
@@ -229,11 +242,13 @@ class Session:
                         open=False,
                         min_size=1,
                         max_size=self._pool_size,
+                        connection_class=OwnConnection,
                         kwargs={"autocommit": True, "application_name": "absurd"},
                         configure=_configure,
                         name="absurd",
                     )
-                    await self._pool.open()
+                    # else the first caller makes it grow, and two connections take turns, each of them cold
+                    await self._pool.open(wait=True)
                     self._own_pool = self._opened = True
                     _pooled.add(self)
         assert self._pool is not None
@@ -268,7 +283,7 @@ async def connect(conninfo: str) -> _compat.Connection:
             if "application_name" in conninfo
             else psycopg.conninfo.make_conninfo(conninfo, application_name="absurd")
         )
-        conn = await psycopg.AsyncConnection.connect(named, autocommit=True)
+        conn = await OwnConnection.connect(named, autocommit=True)
         try:
             await _configure(conn)
         except BaseException:
@@ -287,9 +302,10 @@ async def execute(
     loads: Callable[[str | bytes], Any] | None = None,
 ) -> T:
     """Execute a call on a connection, whatever its owner configured for rows and JSON. `loads`: instead of the codec."""
-    async with conn.cursor(row_factory=tuple_row) as cursor:
+    cursor = conn.cursor(row_factory=tuple_row)
+    if not isinstance(conn, OwnConnection):
         adapt(cursor)
-        if loads is not None:
-            psycopg.types.json.set_json_loads(loads, cursor)
-        await cursor.execute(call.sql, call.params, prepare=prepare)  # type: ignore[arg-type, unused-ignore]
-        return call.read(await cursor.fetchall() if cursor.description else [])
+    if loads is not None:
+        psycopg.types.json.set_json_loads(loads, cursor)
+    await cursor.execute(call.sql, call.params, prepare=prepare)  # type: ignore[arg-type, unused-ignore]
+    return call.read(await cursor.fetchall() if cursor.description else [])

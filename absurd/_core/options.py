@@ -7,6 +7,7 @@ import re
 import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from absurd._core import codec
@@ -20,6 +21,8 @@ KEY_BYTES = 2048
 LARGEST_INTEGER = 2**31 - 1
 SPAWN_OPTIONS = frozenset(SpawnOptions.__annotations__)
 
+#: options that say where a task goes, not how it runs
+_NO_SPEC = frozenset({"queue", "idempotency_key"})
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -132,16 +135,17 @@ def fingerprint(task_name: str, params: str) -> str:
 
 
 def _spec(options: Mapping[str, Any], task: RegisteredTask | None, client_attempts: MaxAttempts) -> str:
-    spec: dict[str, Any] = {}
+    """The options that decide how a task runs, as JSON text."""
+    registered = None if task is None else task.default_max_attempts
+    if not options.keys() - _NO_SPEC and (
+        task is None or (task.default_retry_strategy is None and task.default_cancellation is None)
+    ):  # the usual spawn
+        return _plain_spec(registered, client_attempts)
     # precedence: call, registration, client if given explicitly, queue, then the SDK's fallback
     if options.get("max_attempts") is not None:
-        spec["max_attempts"] = whole_number(options["max_attempts"], "max_attempts")
-    elif task is not None and task.default_max_attempts is not None:
-        spec["max_attempts"] = task.default_max_attempts
-    elif client_attempts.explicit:
-        spec["max_attempts"] = client_attempts.value
+        spec: dict[str, Any] = {"max_attempts": whole_number(options["max_attempts"], "max_attempts")}
     else:
-        spec["default_max_attempts"] = client_attempts.value
+        spec = _attempts(registered, client_attempts)
     retry = options.get("retry_strategy") or (task.default_retry_strategy if task else None)
     if retry is not None:
         spec["retry_strategy"] = _retry(retry)
@@ -156,6 +160,17 @@ def _spec(options: Mapping[str, Any], task: RegisteredTask | None, client_attemp
         spec["priority"] = _priority(options["priority"])
     spec.update(_start(options.get("start_at"), options.get("delay")))
     return codec.encode(spec, what="spawn options")
+
+
+def _attempts(registered: int | None, client: MaxAttempts) -> dict[str, Any]:
+    if registered is not None:
+        return {"max_attempts": registered}
+    return {"max_attempts" if client.explicit else "default_max_attempts": client.value}
+
+
+@lru_cache(maxsize=64)
+def _plain_spec(registered: int | None, client: MaxAttempts) -> str:
+    return codec.encode(_attempts(registered, client))
 
 
 def _priority(value: Any) -> int:

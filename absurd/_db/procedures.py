@@ -12,16 +12,7 @@ from typing import Any, NamedTuple
 
 from absurd._db.call import Call, Row, nothing, scalar
 from absurd._db.packing import Int4Array, JsonbArray, TextArray, UuidArray
-
-
-class Spawned(NamedTuple):
-    """One row of spawn_tasks."""
-
-    task_id: uuid.UUID
-    run_id: uuid.UUID
-    attempt: int
-    created: bool
-    same_request: bool
+from absurd.types import SpawnResult
 
 
 class Claim(NamedTuple):
@@ -101,6 +92,17 @@ def queue_id_of(name: str) -> Call[int]:
 # -- tasks -------------------------------------------------------------------------------------------------------------
 
 
+def spawn_task(queue: str, name: str, params: str, spec: str, task_id: uuid.UUID | None) -> Call[list[SpawnResult]]:
+    """One task without a key; `spec` is its options as a JSON object. Repeatable with a client-made id."""
+    given = spec if task_id is None else f'{{"task_id": "{task_id}"{", " if len(spec) > 2 else ""}{spec[1:]}'
+    return Call(
+        "select task_id, run_id, attempt, created from absurd.spawn_task(%s, %s, %s::jsonb, %s::jsonb)",
+        (queue, name, params, given),
+        lambda rows: [_spawned(*rows[0])],
+        task_id is not None,
+    )
+
+
 def spawn_tasks(
     queue: str,
     names: Sequence[str],
@@ -109,26 +111,50 @@ def spawn_tasks(
     fingerprints: Sequence[str | None],
     specs: Sequence[str],
     task_ids: Sequence[uuid.UUID] | None,
-) -> Call[list[Spawned]]:
-    """Rows in input order. `specs` are option sets, one a row; equal ones are sent once. Repeatable with client-made ids."""
+) -> Call[list[SpawnResult]]:
+    """Rows in input order. `specs` are option sets, one a row; equal ones are sent once. Repeatable with client-made ids;
+    then only the rows that were there before are answered, since the client knows the rest."""
     numbers: dict[str, int] = {}
     spec_of = [numbers.setdefault(spec, len(numbers) + 1) for spec in specs]
+
+    def read(rows: Sequence[Row]) -> list[SpawnResult]:
+        found = [] if task_ids is None else [_spawned(one, uuid.UUID(int=one.int | 1)) for one in task_ids]
+        for place, *row in rows:
+            if task_ids is None:
+                found.append(_spawned(*row))
+            else:
+                found[place - 1] = _spawned(*row)
+        return found
+
     return Call(
-        "select task_id, run_id, attempt, created, same_request from absurd.spawn_tasks("
-        "absurd.queue_id_of(%s), %b, %b, %b, %b, %b, %b, %b)",
+        "select ordinal, task_id, run_id, attempt, created, same_request from absurd.spawn_tasks("
+        "absurd.queue_id_of(%s), %b, %b, %b, %b, %b, %b, %b, %s)",
         (
             queue,
-            TextArray.pack(list(names)),
-            JsonbArray.pack(list(params)),
-            UuidArray.pack(list(task_ids)) if task_ids else None,
-            TextArray.pack(list(keys)) if any(keys) else None,
-            TextArray.pack(list(fingerprints)) if any(fingerprints) else None,
+            TextArray.pack(names),
+            JsonbArray.pack(params),
+            UuidArray.pack(task_ids) if task_ids else None,
+            TextArray.pack(keys) if any(keys) else None,
+            TextArray.pack(fingerprints) if any(fingerprints) else None,
             Int4Array.pack(spec_of),
             JsonbArray.pack(list(numbers)),
+            task_ids is not None,
         ),
-        lambda rows: [Spawned(*row) for row in rows],
+        read,
         task_ids is not None,
     )
+
+
+def _spawned(
+    task_id: uuid.UUID, run_id: uuid.UUID, attempt: int = 1, created: bool = True, same_request: bool = True
+) -> SpawnResult:
+    return {
+        "task_id": task_id,
+        "run_id": run_id,
+        "attempt": attempt,
+        "created": created,
+        "same_request": same_request,
+    }
 
 
 def get_task_result(queue: str, task_id: uuid.UUID) -> Call[tuple[str, Any, Any] | None]:

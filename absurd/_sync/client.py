@@ -15,7 +15,7 @@ from absurd._db import procedures
 from absurd._sync import _compat
 from absurd._sync.batchwork import work_claimed
 from absurd._sync.context import as_uuid, check_event
-from absurd._sync.session import POOL_SIZE, Session, mint_task_id
+from absurd._sync.session import POOL_SIZE, Session, mint_task_ids
 from absurd._sync.watch import Watcher
 from absurd._sync.worker import DRAIN_SECONDS, Worker
 from absurd.errors import ConfigError, InvalidOption, TaskNotFound
@@ -252,19 +252,14 @@ class Absurd:
         return target, options.spawn_row(task_name, params, given, task, self._attempts)
 
     def _spawn_rows(self, target: str, rows: list[SpawnRow]) -> list[SpawnResult]:
-        ids = [mint_task_id() for _ in rows] if self._session.mints_ids else None
-        spawned = self._session.run(
-            procedures.spawn_tasks(
-                target,
-                [row.task_name for row in rows],
-                [row.params for row in rows],
-                [row.idempotency_key for row in rows],
-                [row.fingerprint for row in rows],
-                [row.spec for row in rows],
-                ids,
-            )
-        )
-        return [one._asdict() for one in spawned]  # type: ignore[misc]
+        ids = mint_task_ids(len(rows)) if self._session.mints_ids else None
+        if len(rows) == 1 and rows[0].idempotency_key is None:
+            (row,) = rows
+            call = procedures.spawn_task(target, row.task_name, row.params, row.spec, ids[0] if ids else None)
+        else:
+            names, params, keys, marks, specs = zip(*rows, strict=True)
+            call = procedures.spawn_tasks(target, names, params, keys, marks, specs, ids)
+        return self._session.run(call)
 
     def fetch_task_result(self, task_id: TaskId, queue_name: str | None = None) -> TaskResultSnapshot | None:
         """How a task stands now; None for an unknown task."""
@@ -305,7 +300,7 @@ class Absurd:
         if max_attempts is not None:
             given["max_attempts"] = options.whole_number(max_attempts, "max_attempts")
         if spawn_new and self._session.mints_ids:
-            given["task_id"] = mint_task_id()
+            given["task_id"] = mint_task_ids(1)[0]
         call = procedures.retry_task(self._queue(queue_name), as_uuid(task_id), codec.encode(given), "task_id" in given)
         new_task, run, attempt, created = self._session.run(call)
         return {"task_id": new_task, "run_id": run, "attempt": attempt, "created": created}

@@ -378,12 +378,12 @@ INTERNAL = {
     "require_length": "arguments of array verbs",
     "require_read_committed": "emit and ends: a snapshot older than its locks",
     "require_text": "arguments: must hold something",
-    "spawn_one": "one task without a key, for spawn_task and spawn_tasks",
     "spawned_before": "spawn_tasks: answers for rows that were there",
     "state_name": "the word for a state's letter",
     "task_outcome": "what a waiting parent reads",
     "tell_watchers": "the end of a task: clients that watch it",
     "tidy_queue": "claim: the sweep of leases and cancellations",
+    "usable_id": "ids: whether a client's has the right shape",
     "verdict": "what became of a run",
     "waits_for_events": "one probe of waits a name",
     "waits_for_tasks": "one probe of waits a task",
@@ -393,7 +393,7 @@ INTERNAL = {
 
 #: Functions that read or write tables of tasks without pinning their plans, and why they may.
 UNPINNED = {
-    "spawn_one": "inserts values: there is no plan to choose",
+    "spawn_task": "inserts, and one queue by its primary key: there is no plan to choose",
     "add_sentinels": "inserts by primary key only",
     "check_invariants": "for tests and doctors",
     "claimed_again": "only after a lost reply",

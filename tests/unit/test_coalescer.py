@@ -103,7 +103,7 @@ async def test_those_behind_a_caller_who_goes_are_sent() -> None:
 async def test_a_batch_ends_at_its_size() -> None:
     sender = Sender()
     calls = sender.coalescer()
-    calls.SIZE = 5  # type: ignore[misc]
+    calls._SIZE = 5  # type: ignore[misc]
     tasks = await under_way(sender, calls, "aaaa", "b", "c", "dddddddd", "e")
     sender.gate.set()
     await asyncio.gather(*tasks)
