@@ -308,4 +308,4 @@ async def execute(
     if loads is not None:
         psycopg.types.json.set_json_loads(loads, cursor)
     await cursor.execute(call.sql, call.params, prepare=prepare)  # type: ignore[arg-type, unused-ignore]
-    return call.read(await cursor.fetchall() if cursor.description else [])
+    return call.read(await cursor.fetchall())

@@ -27,13 +27,15 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class SpawnRow(NamedTuple):
-    """One task to spawn, ready to send: JSON texts, and the option set that many rows share."""
+    """One task to spawn, ready to send: JSON texts, and the option set that many rows share. `limit`: of a spawn without
+    other options, the attempts asked for and those for want of any other word; None when there are other options."""
 
     task_name: str
     params: str
     idempotency_key: str | None
     fingerprint: str | None
     spec: str
+    limit: tuple[int | None, int | None] | None
 
 
 class MaxAttempts(NamedTuple):
@@ -125,7 +127,7 @@ def spawn_row(
         text(key, "idempotency_key", KEY_BYTES)
     encoded = codec.encode(params, what="params")
     mark = fingerprint(task_name, encoded) if key else None
-    return SpawnRow(task_name, encoded, key, mark, _spec(options, task, client_attempts))
+    return SpawnRow(task_name, encoded, key, mark, *_spec(options, task, client_attempts))
 
 
 def fingerprint(task_name: str, params: str) -> str:
@@ -134,8 +136,10 @@ def fingerprint(task_name: str, params: str) -> str:
     return uuid.uuid5(uuid.NAMESPACE_OID, f"{task_name}\n{canonical}").hex
 
 
-def _spec(options: Mapping[str, Any], task: RegisteredTask | None, client_attempts: MaxAttempts) -> str:
-    """The options that decide how a task runs, as JSON text."""
+def _spec(
+    options: Mapping[str, Any], task: RegisteredTask | None, client_attempts: MaxAttempts
+) -> tuple[str, tuple[int | None, int | None] | None]:
+    """`spec` and `limit` of a row."""
     registered = None if task is None else task.default_max_attempts
     if not options.keys() - _NO_SPEC and (
         task is None or (task.default_retry_strategy is None and task.default_cancellation is None)
@@ -159,7 +163,7 @@ def _spec(options: Mapping[str, Any], task: RegisteredTask | None, client_attemp
     if options.get("priority") is not None:
         spec["priority"] = _priority(options["priority"])
     spec.update(_start(options.get("start_at"), options.get("delay")))
-    return codec.encode(spec, what="spawn options")
+    return codec.encode(spec, what="spawn options"), _limit(spec)
 
 
 def _attempts(registered: int | None, client: MaxAttempts) -> dict[str, Any]:
@@ -168,9 +172,14 @@ def _attempts(registered: int | None, client: MaxAttempts) -> dict[str, Any]:
     return {"max_attempts" if client.explicit else "default_max_attempts": client.value}
 
 
+def _limit(spec: Mapping[str, Any]) -> tuple[int | None, int | None] | None:
+    return (spec.get("max_attempts"), spec.get("default_max_attempts")) if len(spec) == 1 else None
+
+
 @lru_cache(maxsize=64)
-def _plain_spec(registered: int | None, client: MaxAttempts) -> str:
-    return codec.encode(_attempts(registered, client))
+def _plain_spec(registered: int | None, client: MaxAttempts) -> tuple[str, tuple[int | None, int | None] | None]:
+    spec = _attempts(registered, client)
+    return codec.encode(spec), _limit(spec)
 
 
 def _priority(value: Any) -> int:

@@ -92,14 +92,16 @@ def queue_id_of(name: str) -> Call[int]:
 # -- tasks -------------------------------------------------------------------------------------------------------------
 
 
-def spawn_task(queue: str, name: str, params: str, spec: str, task_id: uuid.UUID | None) -> Call[list[SpawnResult]]:
-    """One task without a key; `spec` is its options as a JSON object. Repeatable with a client-made id."""
-    given = spec if task_id is None else f'{{"task_id": "{task_id}"{", " if len(spec) > 2 else ""}{spec[1:]}'
+def spawn_minted(
+    queue: str, name: str, params: str, limit: tuple[int | None, int | None], task_id: uuid.UUID
+) -> Call[list[SpawnResult]]:
+    """The usual spawn: one task without a key or options, under a client-made id. Repeatable. No row in the answer: something
+    is not as usual, and nothing was written; `spawn_tasks` says what, or that the task was there before."""
     return Call(
-        "select task_id, run_id, attempt, created from absurd.spawn_task(%s, %s, %s::jsonb, %s::jsonb)",
-        (queue, name, params, given),
-        lambda rows: [_spawned(*rows[0])],
-        task_id is not None,
+        "select absurd.spawn_minted(%s, %s, %s, %s::jsonb, %s, %s)",
+        (queue, task_id, name, params, *limit),
+        lambda rows: [_spawned(task_id, uuid.UUID(int=task_id.int | 1))] if rows[0][0] else [],
+        True,
     )
 
 

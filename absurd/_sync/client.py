@@ -253,13 +253,13 @@ class Absurd:
 
     def _spawn_rows(self, target: str, rows: list[SpawnRow]) -> list[SpawnResult]:
         ids = mint_task_ids(len(rows)) if self._session.mints_ids else None
-        if len(rows) == 1 and rows[0].idempotency_key is None:
-            (row,) = rows
-            call = procedures.spawn_task(target, row.task_name, row.params, row.spec, ids[0] if ids else None)
-        else:
-            names, params, keys, marks, specs = zip(*rows, strict=True)
-            call = procedures.spawn_tasks(target, names, params, keys, marks, specs, ids)
-        return self._session.run(call)
+        row = rows[0]
+        if ids and len(rows) == 1 and row.limit is not None and row.idempotency_key is None:
+            call = procedures.spawn_minted(target, row.task_name, row.params, row.limit, ids[0])
+            if spawned := self._session.run(call):
+                return spawned
+        names, params, keys, marks, specs, _ = zip(*rows, strict=True)
+        return self._session.run(procedures.spawn_tasks(target, names, params, keys, marks, specs, ids))
 
     def fetch_task_result(self, task_id: TaskId, queue_name: str | None = None) -> TaskResultSnapshot | None:
         """How a task stands now; None for an unknown task."""

@@ -309,4 +309,4 @@ def execute(
     if loads is not None:
         psycopg.types.json.set_json_loads(loads, cursor)
     cursor.execute(call.sql, call.params, prepare=prepare)  # type: ignore[arg-type, unused-ignore]
-    return call.read(cursor.fetchall() if cursor.description else [])
+    return call.read(cursor.fetchall())

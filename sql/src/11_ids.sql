@@ -60,6 +60,13 @@ create or replace function absurd.usable_id(p_id uuid)
   return (get_byte(uuid_send(p_id), 6) & 240) = 112 and (get_byte(uuid_send(p_id), 8) & 192) = 128
          and get_byte(uuid_send(p_id), 14) = 0 and get_byte(uuid_send(p_id), 15) = 0;
 
+-- Purpose: the moment in a version 7 uuid, in milliseconds since 1970.
+create or replace function absurd.id_millis(p_id uuid)
+  returns bigint language sql immutable parallel safe
+  return (get_byte(uuid_send(p_id), 0)::bigint << 40) + (get_byte(uuid_send(p_id), 1)::bigint << 32)
+         + (get_byte(uuid_send(p_id), 2)::bigint << 24) + (get_byte(uuid_send(p_id), 3)::bigint << 16)
+         + (get_byte(uuid_send(p_id), 4)::bigint << 8) + get_byte(uuid_send(p_id), 5);
+
 -- Purpose: a task id minted by a client, checked. SQLSTATE 22023 unless version 7, attempt bits zero and
 -- within a day of the wall clock (never the fake one: a far-off id would land far off in every index).
 create or replace function absurd.check_client_id(p_id uuid)

@@ -115,6 +115,44 @@ begin
 end
 $$;
 
+-- Purpose: one task under an id minted elsewhere, without a key: the usual spawn, by as few expressions as it takes (each
+-- costs its preparation in every transaction). p_max_attempts beats the queue's default, that beats p_default_max_attempts.
+-- False, and nothing written, when anything is not as usual: an unknown queue, an id that is taken or unusable, a blank
+-- name, a limit below 1. spawn_tasks then says what.
+create or replace function absurd.spawn_minted(
+    p_queue_name text, p_task_id uuid, p_task_name text, p_params jsonb, p_max_attempts integer default null,
+    p_default_max_attempts integer default null, p_headers jsonb default null)
+  returns boolean language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_queue_id integer;
+  v_max integer;
+  v_now timestamptz;
+begin
+  select q.queue_id, coalesce(p_max_attempts, q.default_max_attempts, p_default_max_attempts), absurd.current_time()
+    into v_queue_id, v_max, v_now
+    from absurd.queues q
+   where q.queue_name = p_queue_name and btrim(p_task_name) <> '' and absurd.usable_id(p_task_id)
+     and abs(absurd.id_millis(p_task_id) - extract(epoch from clock_timestamp()) * 1000) <= 86400000;
+  if not found or v_max < 1 then
+    return false;
+  end if;
+  insert into absurd.tasks (queue_id, task_id, task_name, params, headers, max_attempts, enqueue_at)
+  values (v_queue_id, p_task_id, p_task_name, coalesce(p_params, 'null'), p_headers, v_max, v_now)
+      on conflict do nothing;
+  if not found then
+    return false;
+  end if;
+  insert into absurd.live (queue_id, task_id, state, attempt, due_at, created_at, task_name)
+  values (v_queue_id, p_task_id, 'p', 1, v_now, v_now, p_task_name);
+  if exists (select from absurd.idle i where i.queue_id = v_queue_id) then
+    perform absurd.wake_workers(v_queue_id, 1);
+  end if;
+  return true;
+end
+$$;
+
 -- Purpose: spawn many. p_specs holds the distinct option sets, p_spec the 1-based index of each row's set (null: none).
 -- Ids may be minted by the client, so that a spawn whose reply was lost can be repeated: the repeat answers
 -- created = false; SQLSTATE AB005 when the id belongs to a different request.
@@ -133,6 +171,7 @@ as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := absurd.current_time();
+  v_clock timestamptz := clock_timestamp();
   v_base bigint := absurd.id_base();
   v_count bigint := cardinality(p_task_names);
   v_default integer;
@@ -152,8 +191,7 @@ begin
   if p_task_ids is not null then
     -- the usual id passes by its bytes; check_client_id says what is wrong with the others
     perform absurd.check_client_id(i) from unnest(p_task_ids) i
-      where not (i >= absurd.uuidv7_floor(clock_timestamp() - interval '1 day')
-                 and i < absurd.uuidv7_floor(clock_timestamp() + interval '1 day') and absurd.usable_id(i));
+      where not (absurd.usable_id(i) and abs(absurd.id_millis(i) - extract(epoch from v_clock) * 1000) <= 86400000);
   end if;
   if p_task_ids is null or cardinality(p_task_ids) <> v_count or array_position(p_task_ids, null) is not null then
     select array_agg(coalesce(u.id, absurd.mint_id(v_now, v_base, u.o)) order by u.o) into v_ids
@@ -250,40 +288,17 @@ create or replace function absurd.spawn_task(
 as $$
 #variable_conflict use_column
 declare
-  v_now timestamptz := absurd.current_time();
   v_key text;
-  v_queue_id integer;
 begin
-  -- The usual request asks for nothing but a limit, headers or an id of its own: one statement, in which every wrong value
-  -- finds no row. What finds none goes the long way, and is told there what is wrong.
-  if p_options is null or jsonb_typeof(p_options) = 'object' and p_options - '{task_id,max_attempts,default_max_attempts,headers}'::text[] = '{}'
-     and coalesce(p_options->>'max_attempts', p_options->>'default_max_attempts', '1') ~ '^[1-9][0-9]{0,8}$'
-     and coalesce(p_options->>'task_id' ~ '^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{8}0000$', true) then
-    with asked as (
-      select q.queue_id, q.default_max_attempts,
-             coalesce((p_options->>'task_id')::uuid, absurd.mint_id(v_now, absurd.id_base(), 0)) as task_id
-        from absurd.queues q
-       where q.queue_name = p_queue_name and btrim(p_task_name) <> ''
-         and (p_options->>'task_id' is null
-              or abs(extract(epoch from absurd.uuidv7_timestamp((p_options->>'task_id')::uuid) - clock_timestamp())) <= 86400)),
-    put as (
-      insert into absurd.tasks as t (queue_id, task_id, task_name, params, headers, max_attempts, enqueue_at)
-      select a.queue_id, a.task_id, p_task_name, coalesce(p_params, 'null'), nullif(p_options->'headers', 'null'),
-             case when p_options ? 'max_attempts' then (p_options->>'max_attempts')::integer
-                  else coalesce(a.default_max_attempts, (p_options->>'default_max_attempts')::integer) end, v_now
-        from asked a
-          on conflict do nothing
-      returning t.queue_id, t.task_id),
-    started as (
-      insert into absurd.live (queue_id, task_id, state, attempt, due_at, created_at, task_name)
-      select p.queue_id, p.task_id, 'p', 1, v_now, v_now, p_task_name from put p)
-    select p.queue_id, p.task_id, absurd.run_id_of(p.task_id, 1), 1, true
-      into v_queue_id, task_id, run_id, attempt, created from put p;
-    if found then
-      if exists (select from absurd.idle i where i.queue_id = v_queue_id) then
-        perform absurd.wake_workers(v_queue_id, 1);
-      end if;
-      return next;
+  -- asked for nothing but a limit or headers: the short way, unless something is wrong
+  if p_options is null
+     or jsonb_typeof(p_options) = 'object' and p_options - '{max_attempts,default_max_attempts,headers}'::text[] = '{}'
+        and coalesce(p_options->>'max_attempts', p_options->>'default_max_attempts', '1') ~ '^[1-9][0-9]{0,8}$'
+        and (p_options->>'max_attempts' is not null or not p_options ? 'max_attempts') then
+    task_id := absurd.mint_id(absurd.current_time(), absurd.id_base(), 0);
+    if absurd.spawn_minted(p_queue_name, task_id, p_task_name, p_params, (p_options->>'max_attempts')::integer,
+                           (p_options->>'default_max_attempts')::integer, nullif(p_options->'headers', 'null')) then
+      return query select task_id, absurd.run_id_of(task_id, 1), 1, true;
       return;
     end if;
   end if;

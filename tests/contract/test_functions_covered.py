@@ -362,6 +362,7 @@ INTERNAL = {
     "finish_tasks": "the one way a task ends",
     "hold_run": "single verbs: wait for the locks the array form takes",
     "hold_runs": "array verbs: lock and judge the rows",
+    "id_millis": "ids: the moment in one",
     "id_base": "ids: the random bits of a batch",
     "last_of_each": "array verbs: of equal rows the last counts",
     "later": "a moment some seconds after another, infinity beyond the calendar",
@@ -378,6 +379,7 @@ INTERNAL = {
     "require_length": "arguments of array verbs",
     "require_read_committed": "emit and ends: a snapshot older than its locks",
     "require_text": "arguments: must hold something",
+    "spawn_minted": "one usual task, for spawn_task and the SDK",
     "spawned_before": "spawn_tasks: answers for rows that were there",
     "state_name": "the word for a state's letter",
     "task_outcome": "what a waiting parent reads",
@@ -393,7 +395,7 @@ INTERNAL = {
 
 #: Functions that read or write tables of tasks without pinning their plans, and why they may.
 UNPINNED = {
-    "spawn_task": "inserts, and one queue by its primary key: there is no plan to choose",
+    "spawn_minted": "inserts, and one queue by its primary key: there is no plan to choose",
     "add_sentinels": "inserts by primary key only",
     "check_invariants": "for tests and doctors",
     "claimed_again": "only after a lost reply",

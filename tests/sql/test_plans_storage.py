@@ -79,7 +79,7 @@ def test_no_function_with_sql_on_a_hot_path_relies_on_its_callers_settings(q: Qu
     # not on a hot path: by hand, once in a while, or one row by its key
     assert unpinned <= {
         "add_sentinels",
-        "spawn_task",
+        "spawn_minted",
         "cancel_task",
         "check_invariants",
         "create_queue",

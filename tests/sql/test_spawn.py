@@ -380,3 +380,43 @@ def test_any_policy_that_spawn_takes_the_claim_can_follow(noon: Queue, clock, po
     noon.spawn(cancellation=policy)
     clock.set(noon.conn, after(1))
     assert len(noon.claim()) == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "'q', {id}, ' ', '1'",
+        "'nowhere', {id}, 't', '1'",
+        "'q', {id}, 't', '1', 0",
+        "'q', gen_random_uuid(), 't', '1'",
+        "'q', absurd.mint_id(now() - interval '2 days', 1, 0), 't', '1'",
+        "'q', absurd.run_id_of({id}, 1), 't', '1'",
+        "'q', null, 't', '1'",
+        "'q', {id}, null, '1'",
+    ],
+)
+def test_what_is_not_as_usual_is_left_to_the_long_way(q: Queue, call: str) -> None:
+    written = "select count(*) from absurd.tasks, absurd.live"
+    for queue in ("q", q.name):
+        spawn = call.replace("'q'", f"'{queue}'").format(id="absurd.mint_id(clock_timestamp(), 1, 0)")
+        assert q.value(f"select absurd.spawn_minted({spawn})") is False
+    assert q.value(written) == 0
+
+
+def test_an_id_that_is_taken_is_left_to_the_long_way(q: Queue) -> None:
+    taken = q.value("select task_id from absurd.spawn_task(%s, 't', '1')", (q.name,))
+    assert q.value("select absurd.spawn_minted(%s, %s, 't', '1')", (q.name, taken)) is False
+    assert q.value("select count(*) from absurd.live") == 1
+
+
+@pytest.mark.parametrize(
+    ("default", "asked", "fallback", "kept"),
+    [(None, None, 5, 5), (3, None, 5, 3), (3, 9, 5, 9), (None, None, None, None)],
+)
+def test_a_usual_spawn_keeps_the_limit_that_comes_first(
+    q: Queue, default: int | None, asked: int | None, fallback: int | None, kept: int | None
+) -> None:
+    q.value("select absurd.set_queue_policy(%s, %s)", (q.name, Jsonb({"default_max_attempts": default})))
+    call = "select absurd.spawn_minted(%s, absurd.mint_id(clock_timestamp(), 1, 0), 't', '1', %s, %s, '{\"a\": 1}')"
+    assert q.value(call, (q.name, asked, fallback)) is True
+    assert q.rows("select max_attempts, headers from absurd.tasks") == [{"max_attempts": kept, "headers": {"a": 1}}]

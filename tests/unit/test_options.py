@@ -74,7 +74,13 @@ def test_what_a_call_leaves_out_its_registration_says() -> None:
 
 def test_nothing_said_sends_nothing_but_the_fallback() -> None:
     row = spawn_row("a", None, {}, None, FALLBACK)
-    assert row == ("a", "null", None, None, '{"default_max_attempts":5}')
+    assert row == ("a", "null", None, None, '{"default_max_attempts":5}', (None, 5))
+
+
+def test_only_a_limit_of_attempts_goes_the_short_way() -> None:
+    assert spawn_row("a", None, {"max_attempts": 2}, None, FALLBACK).limit == (2, None)
+    assert spawn_row("a", None, {"priority": 2}, None, FALLBACK).limit is None
+    assert spawn_row("a", None, {"headers": {}}, None, FALLBACK).limit is None
 
 
 def test_the_options_reach_the_engine_in_its_terms() -> None:
