@@ -244,6 +244,17 @@ class Ready(Generic[T]):
             waiter.set_result(None)
 
 
+class Ahead(Generic[T]):
+    """A call under way while its caller goes on."""
+
+    def __init__(self, call: Callable[[], Awaitable[T]]) -> None:
+        self._task = asyncio.ensure_future(call())
+
+    async def result(self) -> T:
+        """Wait for it; raises what it raised."""
+        return await self._task
+
+
 class Coalescer(Generic[Item, T]):
     """Concurrent calls of one kind become one: what comes while a call is under way leaves together as the next.
 

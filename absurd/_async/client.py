@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from absurd._async import _compat
 from absurd._async.batchwork import work_claimed
+from absurd._async.bulk import Bulk
 from absurd._async.context import as_uuid, check_event
 from absurd._async.session import POOL_SIZE, Session, mint_task_ids
 from absurd._async.watch import Watcher
@@ -37,7 +38,6 @@ from absurd.types import (
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 Retried = RetryTaskResult
 SDK_MAX_ATTEMPTS = 5
-CHUNK_ROWS = 5000
 
 
 class AsyncAbsurd:
@@ -216,34 +216,25 @@ class AsyncAbsurd:
     ) -> list[SpawnResult]:
         """Create many tasks by few calls. Each request: task_name, params, and any option of `spawn`.
 
-        Sent in chunks of 5,000, each all or nothing; `on_progress(done)` after each. Results in input order.
+        Sent in chunks of 1,000, each all or nothing; `on_progress(done)` after each. One is under way while the next is made
+        ready, so an error of one comes when up to 1,000 further requests have been read. Results in input order.
         """
-        results: list[SpawnResult | None] = []
-        waiting: dict[str, list[tuple[int, SpawnRow]]] = {}
-        held = done = 0
+        bulk = Bulk(self._spawn_mixed, on_progress, ahead=not self._session.borrowed)
+        try:
+            async for request in _compat.each(requests):
+                await bulk.add(await self._prepare(request))
+            return await bulk.finish()
+        finally:
+            await bulk.settle()
 
-        async def send() -> None:
-            nonlocal held, done
-            for target, numbered in waiting.items():
-                answers = await self._spawn_rows(target, [row for _, row in numbered])
-                for (place, _), answer in zip(numbered, answers, strict=True):
-                    results[place] = answer
-            waiting.clear()
-            done += held
-            held = 0
-            if on_progress is not None:
-                on_progress(done)
-
-        async for request in _compat.each(requests):
-            target, row = await self._prepare(request)
-            waiting.setdefault(target, []).append((len(results), row))
-            results.append(None)
-            held += 1
-            if held == CHUNK_ROWS:
-                await send()
-        if held:
-            await send()
-        return [result for result in results if result is not None]
+    async def _spawn_mixed(self, rows: list[tuple[str, SpawnRow]]) -> list[SpawnResult]:
+        by_target: dict[str, list[int]] = {}
+        for place, (target, _) in enumerate(rows):
+            by_target.setdefault(target, []).append(place)
+        results: dict[int, SpawnResult] = {}
+        for target, places in by_target.items():
+            results.update(zip(places, await self._spawn_rows(target, [rows[n][1] for n in places]), strict=True))
+        return [results[place] for place in range(len(rows))]
 
     async def _prepare(self, request: Mapping[str, Any]) -> tuple[str, SpawnRow]:
         """Target queue and row of one request, after the hook."""
@@ -347,24 +338,20 @@ class AsyncAbsurd:
         mode: EmitMode = "latch",
         on_progress: Callable[[int], None] | None = None,
     ) -> list[bool]:
-        """Emit (name, payload) pairs by few calls, in chunks of 5,000; whether each took effect, in input order."""
-        queue, taken = self._queue(queue_name), list[bool]()
-        rows: list[tuple[str, str]] = []
+        """Emit (name, payload) pairs by few calls, in chunks of 1,000; whether each took effect, in input order."""
+        queue = self._queue(queue_name)
 
-        async def send() -> None:
-            taken.extend(await self._emit_rows(queue, rows, mode))
-            rows.clear()
-            if on_progress is not None:
-                on_progress(len(taken))
+        async def send(rows: list[tuple[str, str]]) -> list[bool]:
+            return await self._emit_rows(queue, rows, mode)
 
-        async for name, payload in _compat.each(events):
-            check_event(name, mode)
-            rows.append((name, codec.encode(payload, what="payload")))
-            if len(rows) == CHUNK_ROWS:
-                await send()
-        if rows:
-            await send()
-        return taken
+        bulk = Bulk(send, on_progress, ahead=not self._session.borrowed)
+        try:
+            async for name, payload in _compat.each(events):
+                check_event(name, mode)
+                await bulk.add((name, codec.encode(payload, what="payload")))
+            return await bulk.finish()
+        finally:
+            await bulk.settle()
 
     # -- queues --------------------------------------------------------------------------------------------------------
 

@@ -230,6 +230,30 @@ class Ready(Generic[T]):
 LONGEST_WAIT = 2**31 - 1  # milliseconds, what poll() takes
 
 
+class Ahead(Generic[T]):
+    """A call under way while its caller goes on."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._answer: T
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(call,), name="absurd-ahead", daemon=True)
+        self._thread.start()
+        time.sleep(0.00005)  # lets it take the interpreter and send; else it would wait for the caller's time slice
+
+    def _run(self, call: Callable[[], T]) -> None:
+        try:
+            self._answer = call()
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> T:
+        """Wait for it; raises what it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._answer
+
+
 class Coalescer(Generic[Item, T]):
     """The asyncio twin sends concurrent calls together; threads have a connection each."""
 

@@ -14,6 +14,7 @@ from absurd._core.registry import Registry
 from absurd._db import procedures
 from absurd._sync import _compat
 from absurd._sync.batchwork import work_claimed
+from absurd._sync.bulk import Bulk
 from absurd._sync.context import as_uuid, check_event
 from absurd._sync.session import POOL_SIZE, Session, mint_task_ids
 from absurd._sync.watch import Watcher
@@ -38,7 +39,6 @@ from absurd.types import (
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 Retried = RetryTaskResult
 SDK_MAX_ATTEMPTS = 5
-CHUNK_ROWS = 5000
 
 
 class Absurd:
@@ -209,34 +209,25 @@ class Absurd:
     ) -> list[SpawnResult]:
         """Create many tasks by few calls. Each request: task_name, params, and any option of `spawn`.
 
-        Sent in chunks of 5,000, each all or nothing; `on_progress(done)` after each. Results in input order.
+        Sent in chunks of 1,000, each all or nothing; `on_progress(done)` after each. One is under way while the next is made
+        ready, so an error of one comes when up to 1,000 further requests have been read. Results in input order.
         """
-        results: list[SpawnResult | None] = []
-        waiting: dict[str, list[tuple[int, SpawnRow]]] = {}
-        held = done = 0
+        bulk = Bulk(self._spawn_mixed, on_progress, ahead=not self._session.borrowed)
+        try:
+            for request in _compat.each(requests):
+                bulk.add(self._prepare(request))
+            return bulk.finish()
+        finally:
+            bulk.settle()
 
-        def send() -> None:
-            nonlocal held, done
-            for target, numbered in waiting.items():
-                answers = self._spawn_rows(target, [row for _, row in numbered])
-                for (place, _), answer in zip(numbered, answers, strict=True):
-                    results[place] = answer
-            waiting.clear()
-            done += held
-            held = 0
-            if on_progress is not None:
-                on_progress(done)
-
-        for request in _compat.each(requests):
-            target, row = self._prepare(request)
-            waiting.setdefault(target, []).append((len(results), row))
-            results.append(None)
-            held += 1
-            if held == CHUNK_ROWS:
-                send()
-        if held:
-            send()
-        return [result for result in results if result is not None]
+    def _spawn_mixed(self, rows: list[tuple[str, SpawnRow]]) -> list[SpawnResult]:
+        by_target: dict[str, list[int]] = {}
+        for place, (target, _) in enumerate(rows):
+            by_target.setdefault(target, []).append(place)
+        results: dict[int, SpawnResult] = {}
+        for target, places in by_target.items():
+            results.update(zip(places, self._spawn_rows(target, [rows[n][1] for n in places]), strict=True))
+        return [results[place] for place in range(len(rows))]
 
     def _prepare(self, request: Mapping[str, Any]) -> tuple[str, SpawnRow]:
         """Target queue and row of one request, after the hook."""
@@ -340,24 +331,20 @@ class Absurd:
         mode: EmitMode = "latch",
         on_progress: Callable[[int], None] | None = None,
     ) -> list[bool]:
-        """Emit (name, payload) pairs by few calls, in chunks of 5,000; whether each took effect, in input order."""
-        queue, taken = self._queue(queue_name), list[bool]()
-        rows: list[tuple[str, str]] = []
+        """Emit (name, payload) pairs by few calls, in chunks of 1,000; whether each took effect, in input order."""
+        queue = self._queue(queue_name)
 
-        def send() -> None:
-            taken.extend(self._emit_rows(queue, rows, mode))
-            rows.clear()
-            if on_progress is not None:
-                on_progress(len(taken))
+        def send(rows: list[tuple[str, str]]) -> list[bool]:
+            return self._emit_rows(queue, rows, mode)
 
-        for name, payload in _compat.each(events):
-            check_event(name, mode)
-            rows.append((name, codec.encode(payload, what="payload")))
-            if len(rows) == CHUNK_ROWS:
-                send()
-        if rows:
-            send()
-        return taken
+        bulk = Bulk(send, on_progress, ahead=not self._session.borrowed)
+        try:
+            for name, payload in _compat.each(events):
+                check_event(name, mode)
+                bulk.add((name, codec.encode(payload, what="payload")))
+            return bulk.finish()
+        finally:
+            bulk.settle()
 
     # -- queues --------------------------------------------------------------------------------------------------------
 

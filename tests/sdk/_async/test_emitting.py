@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from absurd import AsyncAbsurd, InvalidOption, NotSerializable, QueueNotFound
-from absurd._async import client as client_module
+from absurd._async import bulk as bulk_module
 from tests.sdk.conftest import Rows
 
 PAYLOADS = "select event_name, payload from absurd.events where emitted_at is not null order by 1"
@@ -72,7 +72,7 @@ async def test_emit_many_tells_for_each_whether_it_took_effect(app: AsyncAbsurd,
 async def test_emit_many_sends_chunks_and_tells_how_far_it_is(
     app: AsyncAbsurd, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(bulk_module, "CHUNK_ROWS", 4)
     told: list[int] = []
     assert await app.emit_many(((f"e{n}", n) for n in range(9)), on_progress=told.append) == [True] * 9
     assert told == [4, 8, 9]

@@ -22,7 +22,7 @@ from absurd import (
     ValidationFailed,
     ValueTooLarge,
 )
-from absurd._async import client as client_module
+from absurd._async import bulk as bulk_module
 from absurd._async import session as session_module
 from absurd._core import codec
 from tests.sdk._async import _compat
@@ -350,7 +350,7 @@ async def test_emit_many_takes_async_iterables(app: AsyncAbsurd) -> None:
 async def test_spawn_many_sends_chunks_and_tells_how_far_it_is(
     app: AsyncAbsurd, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(bulk_module, "CHUNK_ROWS", 4)
     told: list[int] = []
     await app.spawn_many(({"task_name": "a", "params": n, "queue": "main"} for n in range(10)), on_progress=told.append)
     assert told == [4, 8, 10]

@@ -185,7 +185,9 @@ async def test_a_run_that_lost_its_lease_commits_nothing(
         async with ctx.transaction("book") as tx:
             await tx.execute(WRITE, ("too late",))
             clock.advance(conn, 3600)
-            while conn.execute("select from absurd.attempts").fetchone() is None:  # its keeper may hold the row just now
+            while (
+                conn.execute("select from absurd.attempts").fetchone() is None
+            ):  # its keeper may hold the row just now
                 conn.execute("select absurd.claim_task('main', 'another', 60, 1)")
             clock.release(conn)
         passed.append("after")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from absurd import Absurd, InvalidOption, NotSerializable, QueueNotFound
-from absurd._sync import client as client_module
+from absurd._sync import bulk as bulk_module
 from tests.sdk.conftest import Rows
 
 PAYLOADS = "select event_name, payload from absurd.events where emitted_at is not null order by 1"
@@ -73,7 +73,7 @@ def test_emit_many_tells_for_each_whether_it_took_effect(app: Absurd, rows: Rows
 def test_emit_many_sends_chunks_and_tells_how_far_it_is(
     app: Absurd, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(bulk_module, "CHUNK_ROWS", 4)
     told: list[int] = []
     assert app.emit_many(((f"e{n}", n) for n in range(9)), on_progress=told.append) == [True] * 9
     assert told == [4, 8, 9]

@@ -24,7 +24,7 @@ from absurd import (
     ValueTooLarge,
 )
 from absurd._core import codec
-from absurd._sync import client as client_module
+from absurd._sync import bulk as bulk_module
 from absurd._sync import session as session_module
 from tests.sdk._sync import _compat
 from tests.sdk.conftest import Rows
@@ -331,7 +331,7 @@ def test_spawn_many_takes_any_iterable_and_keeps_the_order(app: Absurd, rows: Ro
 def test_spawn_many_sends_chunks_and_tells_how_far_it_is(
     app: Absurd, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(bulk_module, "CHUNK_ROWS", 4)
     told: list[int] = []
     app.spawn_many(({"task_name": "a", "params": n, "queue": "main"} for n in range(10)), on_progress=told.append)
     assert told == [4, 8, 10]
