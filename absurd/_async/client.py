@@ -327,6 +327,10 @@ class AsyncAbsurd:
         return await self._emitting[queue].call((event_name, text))
 
     async def _emit_rows(self, queue: str, rows: list[tuple[str, str]], mode: EmitMode) -> list[bool]:
+        if len(rows) == 1 and mode == "latch":
+            letter = await self._session.run(procedures.emit_one(queue, *rows[0]))
+            if letter is not None:
+                return [letter == "o"]
         call = procedures.emit_events(queue, [name for name, _ in rows], [text for _, text in rows], mode)
         return [letter == "o" for letter in await self._session.run(call)]
 

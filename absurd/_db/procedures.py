@@ -252,6 +252,12 @@ def hold_and_checkpoint(queue_id: int, run_id: uuid.UUID, claim_no: int, name: s
 # -- events ------------------------------------------------------------------------------------------------------------
 
 
+def emit_one(queue: str, name: str, payload: str) -> Call[str | None]:
+    """The usual emit: one event in mode latch. o emitted, x was there already; None: something is not as usual, and nothing
+    was written; `emit_events` says what."""
+    return Call("select absurd.emit_one(%s, %s, %s::jsonb)", (queue, name, payload), scalar, True)
+
+
 def emit_events(queue: str, names: Sequence[str], payloads: Sequence[str], mode: str) -> Call[str]:
     """One letter a row: o emitted, x was there already."""
     return Call(

@@ -45,7 +45,7 @@ begin
        and p.proname in ('add_sentinels', 'claim_live', 'claimed_again', 'create_queue_views', 'delete_old_events',
                          'delete_old_tasks', 'delete_sentinels', 'delete_tasks', 'fail_held', 'finish_tasks', 'hold_runs',
                          'letters', 'lock_waiters', 'next_ready', 'purge_rows', 'refusal', 'set_fake_clock', 'spawned_before',
-                         'tell_watchers', 'tidy_queue', 'verdict', 'wake_waiters', 'wake_workers')
+                         'tell_watchers', 'tidy_queue', 'verdict', 'wake_waiters', 'wake_waiting', 'wake_workers')
   loop
     execute format('revoke execute on function %s from public', v_piece);
   end loop;

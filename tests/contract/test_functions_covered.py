@@ -389,6 +389,8 @@ INTERNAL = {
     "verdict": "what became of a run",
     "waits_for_events": "one probe of waits a name",
     "waits_for_tasks": "one probe of waits a task",
+    "emit_one": "one usual event, for emit_event and the SDK",
+    "wake_waiting": "emit: the tasks that wait for the names",
     "wake_waiters": "the end of a task: parents that sleep for it",
     "wake_workers": "whatever makes a task due: idle workers",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from tests.fixtures.clock import Clock
 from tests.fixtures.gates import Gate
@@ -396,3 +397,15 @@ def test_an_emit_that_meets_the_claim_of_a_timeout_leaves_the_timeout(
     emitting.result()
     assert noon.await_event(woken, "e", "step") == TIMED_OUT
     assert noon.states(run["task_id"])[0] == "running"
+
+
+@pytest.mark.parametrize("event", [" ", "", None])
+def test_an_emit_that_is_not_as_usual_is_left_to_the_long_way(q: Queue, event: str | None) -> None:
+    assert q.value("select absurd.emit_one(%s, %s, '1')", (q.name, event)) is None
+    assert q.value("select absurd.emit_one('nowhere', 'e', '1')") is None
+    assert q.value("select count(*) from absurd.events") == 0
+
+
+def test_the_short_way_of_an_emit_says_whether_it_was_the_first(q: Queue) -> None:
+    assert [q.value("select absurd.emit_one(%s, 'e', %s)", (q.name, Jsonb(n))) for n in (1, 2)] == ["o", "x"]
+    assert q.value("select payload from absurd.events") == 1

@@ -2785,12 +2785,69 @@ $$;
 
 -- Emit: give a name its payload and wake who waits for it.
 
+-- Purpose: wake the tasks that wait for events that the caller has just given a payload: it becomes their step's checkpoint.
+-- A wait whose timeout has passed goes without the event: the claim writes the timeout.
+-- The caller holds the event rows. Locks: all waiters' live rows in one sorted statement (4), then waits and checkpoints.
+create or replace function absurd.wake_waiting(p_queue_id integer, p_event_names text[], p_now timestamptz)
+  returns void language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_waiting uuid[];
+  v_woken bigint;
+begin
+  select array_agg(w.task_id) into v_waiting from absurd.waits_for_events(p_queue_id, p_event_names) w;
+  if v_waiting is null then
+    return;
+  end if;
+  perform 1
+     from (select w from unnest(v_waiting) w order by w offset 0) w(task_id)
+    cross join lateral (select 1 from absurd.live l
+                         where l.queue_id = p_queue_id and l.task_id = w.task_id for update) l;
+  with waiting as materialized (
+    select w.queue_id, w.task_id, w.step_name, w.attempt, w.event_name from absurd.waits_for_events(p_queue_id, p_event_names) w
+     where w.timeout_at is null or w.timeout_at > p_now),
+  woken as (
+    update absurd.live l
+       set state = 'p', due_at = p_now, wake_event = null
+      from waiting w
+     where l.queue_id = w.queue_id and l.task_id = w.task_id and l.state = 's'
+       and l.wake_step = w.step_name and l.attempt = w.attempt
+    returning l.queue_id, l.task_id, l.attempt, w.step_name, w.event_name),
+  gone as (
+    delete from absurd.waits w using woken k
+     where w.queue_id = k.queue_id and w.task_id = k.task_id and w.step_name = k.step_name),
+  late as materialized (
+    select w.queue_id, w.task_id, w.step_name from absurd.waits_for_events(p_queue_id, p_event_names) w
+     where w.timeout_at <= p_now),
+  gone_late as (
+    delete from absurd.waits w using late k
+     where w.queue_id = k.queue_id and w.task_id = k.task_id and w.step_name = k.step_name),
+  kept as (
+    insert into absurd.checkpoints as c (queue_id, task_id, name, state, attempt, updated_at)
+    select p_queue_id, k.task_id, k.step_name, e.payload, k.attempt, p_now
+      from woken k
+     cross join lateral (select x.payload from absurd.events x
+                          where x.queue_id = k.queue_id and x.event_name = k.event_name offset 0) e
+        on conflict (queue_id, task_id, name) do update
+       set state = excluded.state, status = 'committed', outcome = null, attempt = excluded.attempt, updated_at = excluded.updated_at),
+  taken as (
+    update absurd.events e set taken_at = p_now
+      from (select distinct k.queue_id, k.event_name from woken k) k
+     where e.queue_id = k.queue_id and e.event_name = k.event_name)
+  select count(*) into v_woken from woken;
+  if v_woken > 0 then
+    perform absurd.wake_workers(p_queue_id, v_woken);
+  end if;
+end
+$$;
+
 -- Purpose: emit events of one queue. p_mode latch: the first emit of a name wins, later ones are no-ops (the contract);
 -- next: the payload replaces the latched one and wakes those who wait now, so that a name works again tomorrow.
 -- Of equal names in one call, latch keeps the first and next the last. Letters: o emitted, x there already (no-op).
--- sleeping on the name -> pending, the payload as the step's checkpoint. A wait whose timeout has passed goes without the
--- event: the claim writes the timeout.
--- Locks: event rows by name (2), then all waiters' live rows in one sorted statement (4), then waits and checkpoints.
+-- sleeping on the name -> pending. Locks: event rows by name (2), then as wake_waiting.
 create or replace function absurd.emit_events(
     p_queue_id integer, p_event_names text[], p_payloads jsonb[], p_mode text default 'latch')
   returns text language plpgsql security definer
@@ -2802,8 +2859,6 @@ declare
   v_now timestamptz := absurd.current_time();
   v_emitted text[];
   v_letters text;
-  v_waiting uuid[];
-  v_woken bigint;
 begin
   perform absurd.require_read_committed('emit');
   perform absurd.require_length(cardinality(p_event_names), cardinality(p_payloads), 'payloads');
@@ -2826,48 +2881,7 @@ begin
   select array_agg(p.event_name) into v_emitted from put p;
 
   if v_emitted is not null then
-    select array_agg(w.task_id) into v_waiting from absurd.waits_for_events(p_queue_id, v_emitted) w;
-  end if;
-  if v_waiting is not null then
-    perform 1
-       from (select w from unnest(v_waiting) w order by w offset 0) w(task_id)
-      cross join lateral (select 1 from absurd.live l
-                           where l.queue_id = p_queue_id and l.task_id = w.task_id for update) l;
-    with waiting as materialized (
-      select w.queue_id, w.task_id, w.step_name, w.attempt, w.event_name from absurd.waits_for_events(p_queue_id, v_emitted) w
-       where w.timeout_at is null or w.timeout_at > v_now),
-    woken as (
-      update absurd.live l
-         set state = 'p', due_at = v_now, wake_event = null
-        from waiting w
-       where l.queue_id = w.queue_id and l.task_id = w.task_id and l.state = 's'
-         and l.wake_step = w.step_name and l.attempt = w.attempt
-      returning l.queue_id, l.task_id, l.attempt, w.step_name, w.event_name),
-    gone as (
-      delete from absurd.waits w using woken k
-       where w.queue_id = k.queue_id and w.task_id = k.task_id and w.step_name = k.step_name),
-    late as materialized (
-      select w.queue_id, w.task_id, w.step_name from absurd.waits_for_events(p_queue_id, v_emitted) w
-       where w.timeout_at <= v_now),
-    gone_late as (
-      delete from absurd.waits w using late k
-       where w.queue_id = k.queue_id and w.task_id = k.task_id and w.step_name = k.step_name),
-    kept as (
-      insert into absurd.checkpoints as c (queue_id, task_id, name, state, attempt, updated_at)
-      select p_queue_id, k.task_id, k.step_name, e.payload, k.attempt, v_now
-        from woken k
-       cross join lateral (select x.payload from absurd.events x
-                            where x.queue_id = k.queue_id and x.event_name = k.event_name offset 0) e
-          on conflict (queue_id, task_id, name) do update
-         set state = excluded.state, status = 'committed', outcome = null, attempt = excluded.attempt, updated_at = excluded.updated_at),
-    taken as (
-      update absurd.events e set taken_at = v_now
-        from (select distinct k.queue_id, k.event_name from woken k) k
-       where e.queue_id = k.queue_id and e.event_name = k.event_name)
-    select count(*) into v_woken from woken;
-    if v_woken > 0 then
-      perform absurd.wake_workers(p_queue_id, v_woken);
-    end if;
+    perform absurd.wake_waiting(p_queue_id, v_emitted, v_now);
   end if;
 
   if cardinality(v_emitted) = cardinality(p_event_names) then
@@ -2882,14 +2896,49 @@ begin
 end
 $$;
 
+-- Purpose: emit one event in mode latch, by as few expressions as it takes. o emitted, x there already; null, and nothing
+-- written, when anything is not as usual: an unknown queue, a blank name, another isolation level. emit_events says what.
+-- Locks: as emit_events.
+create or replace function absurd.emit_one(p_queue_name text, p_event_name text, p_payload jsonb)
+  returns text language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
+declare
+  v_queue_id integer;
+  v_now timestamptz;
+begin
+  select q.queue_id, absurd.current_time() into v_queue_id, v_now from absurd.queues q
+   where q.queue_name = p_queue_name and btrim(p_event_name) <> '' and current_setting('transaction_isolation') = 'read committed';
+  if not found then
+    return null;
+  end if;
+  insert into absurd.events as e (queue_id, event_name, payload, emitted_at)
+  values (v_queue_id, p_event_name, coalesce(p_payload, 'null'), v_now)
+      on conflict (queue_id, event_name) do update
+     set payload = excluded.payload, emitted_at = excluded.emitted_at, taken_at = null where e.emitted_at is null;
+  if not found then
+    return 'x';
+  end if;
+  -- a statement of its own: its snapshot sees every wait that was written before this event's row was locked
+  if exists (select from absurd.waits w
+              where w.queue_id = v_queue_id and w.event_name = p_event_name and w.awaited_task_id is null) then
+    perform absurd.wake_waiting(v_queue_id, array[p_event_name], v_now);
+  end if;
+  return 'o';
+end
+$$;
+
 -- Purpose: emit one event, first emit wins; the public contract's face. P0001 without a name.
 create or replace function absurd.emit_event(p_queue_name text, p_event_name text, p_payload jsonb default null)
   returns void language plpgsql security definer
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform absurd.emit_events(absurd.queue_id_of(p_queue_name), array[absurd.require_text(p_event_name, 'event_name')],
-                             array[p_payload]);
+  if absurd.emit_one(p_queue_name, p_event_name, p_payload) is null then
+    perform absurd.emit_events(absurd.queue_id_of(p_queue_name), array[absurd.require_text(p_event_name, 'event_name')],
+                               array[p_payload]);
+  end if;
 end
 $$;
 
@@ -3507,7 +3556,7 @@ begin
        and p.proname in ('add_sentinels', 'claim_live', 'claimed_again', 'create_queue_views', 'delete_old_events',
                          'delete_old_tasks', 'delete_sentinels', 'delete_tasks', 'fail_held', 'finish_tasks', 'hold_runs',
                          'letters', 'lock_waiters', 'next_ready', 'purge_rows', 'refusal', 'set_fake_clock', 'spawned_before',
-                         'tell_watchers', 'tidy_queue', 'verdict', 'wake_waiters', 'wake_workers')
+                         'tell_watchers', 'tidy_queue', 'verdict', 'wake_waiters', 'wake_waiting', 'wake_workers')
   loop
     execute format('revoke execute on function %s from public', v_piece);
   end loop;
