@@ -227,7 +227,8 @@ def idle(bench: Bench) -> Run:
     with bench.on(bench.base()) as (url, _, meter):
         with started(bench.contender.system, bench.workers(url, many)) as processes:
             bench.wait_idle(processes)
-            time.sleep(2 * _SETTLE)
+            # A session reports its commits when it next speaks: those of the start must not count.
+            time.sleep(12 * _SETTLE)
             cpu = sum(process.cpu() for process in processes)
             meter.start()
             time.sleep(seconds)

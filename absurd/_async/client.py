@@ -238,7 +238,7 @@ class AsyncAbsurd:
 
     async def _prepare(self, request: Mapping[str, Any]) -> tuple[str, SpawnRow]:
         """Target queue and row of one request, after the hook."""
-        if not isinstance(request, Mapping):
+        if type(request) is not dict and not isinstance(request, Mapping):
             raise InvalidOption(f"a request is a mapping with task_name, params and options, not {request!r:.40}")
         task_name, params = request.get("task_name", ""), request.get("params")
         given: Any = {key: value for key, value in request.items() if key not in ("task_name", "params")}

@@ -56,6 +56,11 @@ def queue_name(name: str) -> str:
     """A legal queue name; ValueError (ConfigError) otherwise, before any connection is made."""
     if not isinstance(name, str) or not name.strip():
         raise ConfigError("Queue name must be provided")
+    return _storable_queue_name(name)
+
+
+@lru_cache(maxsize=256)
+def _storable_queue_name(name: str) -> str:
     if len(name.encode("utf-8", "surrogatepass")) > QUEUE_NAME_BYTES:
         raise ConfigError(f'Queue name "{name}" is too long (max {QUEUE_NAME_BYTES} bytes).')
     if _UNSTORABLE.search(name):
@@ -116,9 +121,8 @@ def spawn_row(
     """Merge and check; raises ConfigError, InvalidOption, NotSerializable, ValueTooLarge or ValidationFailed."""
     if not isinstance(task_name, str) or not task_name.strip():
         raise InvalidOption("task_name must be provided")
-    text(task_name, "task_name")
-    unknown = set(options) - SPAWN_OPTIONS
-    if unknown:
+    _storable_task_name(task_name)
+    if unknown := options.keys() - SPAWN_OPTIONS:
         raise InvalidOption(f"unknown spawn options {sorted(unknown)}: use {', '.join(sorted(SPAWN_OPTIONS))}")
     if task is not None:
         params = task.check_params(params)
@@ -128,6 +132,11 @@ def spawn_row(
     encoded = codec.encode(params, what="params")
     mark = fingerprint(task_name, encoded) if key else None
     return SpawnRow(task_name, encoded, key, mark, *_spec(options, task, client_attempts))
+
+
+@lru_cache(maxsize=256)
+def _storable_task_name(name: str) -> str:
+    return text(name, "task_name")
 
 
 def fingerprint(task_name: str, params: str) -> str:

@@ -85,6 +85,14 @@ def adapt(context: Any) -> None:
 class OwnConnection(psycopg.Connection[Any]):
     """A connection that we opened and that knows our values; those of others are told with every call."""
 
+    _for_calls: _compat.Cursor | None = None
+
+    def for_calls(self) -> _compat.Cursor:
+        """The cursor of all our calls: whoever has the connection has it alone."""
+        if self._for_calls is None:
+            self._for_calls = self.cursor(row_factory=tuple_row)
+        return self._for_calls
+
 
 def raise_mapped(error: psycopg.Error) -> NoReturn:
     """Raise what a driver's error means in our tree, or the error itself when it is none of ours."""
@@ -303,10 +311,12 @@ def execute(
     loads: Callable[[str | bytes], Any] | None = None,
 ) -> T:
     """Execute a call on a connection, whatever its owner configured for rows and JSON. `loads`: instead of the codec."""
-    cursor = conn.cursor(row_factory=tuple_row)
-    if not isinstance(conn, OwnConnection):
+    if isinstance(conn, OwnConnection) and loads is None:
+        cursor = conn.for_calls()
+    else:
+        cursor = conn.cursor(row_factory=tuple_row)
         adapt(cursor)
-    if loads is not None:
-        psycopg.types.json.set_json_loads(loads, cursor)
+        if loads is not None:
+            psycopg.types.json.set_json_loads(loads, cursor)
     cursor.execute(call.sql, call.params, prepare=prepare)  # type: ignore[arg-type, unused-ignore]
     return call.read(cursor.fetchall())

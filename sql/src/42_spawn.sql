@@ -171,7 +171,7 @@ as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := absurd.current_time();
-  v_clock timestamptz := clock_timestamp();
+  v_clock bigint := extract(epoch from clock_timestamp()) * 1000;
   v_base bigint := absurd.id_base();
   v_count bigint := cardinality(p_task_names);
   v_default integer;
@@ -191,7 +191,7 @@ begin
   if p_task_ids is not null then
     -- the usual id passes by its bytes; check_client_id says what is wrong with the others
     perform absurd.check_client_id(i) from unnest(p_task_ids) i
-      where not (absurd.usable_id(i) and abs(absurd.id_millis(i) - extract(epoch from v_clock) * 1000) <= 86400000);
+      where not (absurd.usable_id(i) and absurd.id_millis(i) between v_clock - 86400000 and v_clock + 86400000);
   end if;
   if p_task_ids is null or cardinality(p_task_ids) <> v_count or array_position(p_task_ids, null) is not null then
     select array_agg(coalesce(u.id, absurd.mint_id(v_now, v_base, u.o)) order by u.o) into v_ids
