@@ -40,6 +40,7 @@ SECTIONS: dict[str, list[click.Command]] = {
         setup.migrate,
         setup.schema_version,
         setup.verify,
+        setup.grants_command,
         setup.uninstall,
         dev.dev,
         assist.completion,

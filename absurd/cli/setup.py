@@ -13,6 +13,7 @@ from absurd.cli.connection import Target
 from absurd.cli.options import Command, confirm, json_option, pass_target, yes_option
 from absurd.errors import SchemaMissing, SchemaNewer
 from absurd.queries import health
+from absurd.schema import grants
 
 _SOURCE = "bundle"
 
@@ -123,6 +124,25 @@ def verify(target: Target, queue: str | None, as_json: bool) -> int:
         if found:
             output.table(("queue", "rule", "task", "detail"), [_cells(each) for each in found])
     return 0 if current and not found else 1
+
+
+@click.command("grants", cls=Command)
+@click.option("--prefix", default="absurd_", metavar="TEXT", help="Begin the names of the roles with this (absurd_).")
+def grants_command(prefix: str) -> None:
+    """Print the SQL for roles with the least rights.
+
+    The roles are worker, emitter and viewer. Asks no database. The owner of the schema runs it, again after every upgrade: it takes the functions from everybody else,
+    makes the roles where they are missing, and grants each what its job needs.
+
+    \b
+    Examples:
+      absurdctl grants | psql
+      absurdctl grants --prefix shop_ > roles.sql
+    """
+    try:
+        output.line(grants.script(prefix).rstrip("\n"))
+    except ValueError as error:
+        raise click.UsageError(f"--{error}") from None
 
 
 @click.command(cls=Command)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +16,7 @@ from absurd.cli.connection import Target, scrubbed
 from absurd.cli.main import cli
 from absurd.errors import ConfigError
 from tests.cli.conftest import Shell
+from tests.cli.engine import Engine
 from tests.fixtures.postgres import Connection
 
 
@@ -187,7 +191,9 @@ def test_verbose_shows_the_traceback_of_a_failure(shell: Shell) -> None:
     assert "Traceback" in shell.run("list-tasks", "-v").err
 
 
-def test_init_switches_the_test_clock_off_unless_asked(shell: Shell, empty_database_url: str, conn: Connection) -> None:
+def test_w30_init_switches_the_test_clock_off_unless_asked(
+    shell: Shell, empty_database_url: str, conn: Connection
+) -> None:
     shell.url = empty_database_url
     shell.run("init")
     shell.run("create-queue", "q")
@@ -209,3 +215,15 @@ def test_init_switches_the_test_clock_off_unless_asked(shell: Shell, empty_datab
 )
 def test_passwords_are_scrubbed_from_what_others_say(text: str, shown: str) -> None:
     assert scrubbed(text) == shown
+
+
+def test_w36_the_command_line_starts_no_other_program(shell: Shell, engine: Engine, monkeypatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError(f"started {arguments}")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    monkeypatch.setattr(os, "posix_spawn", refuse)
+    monkeypatch.setattr(os, "fork", refuse)
+    large = json.dumps("x" * 300_000)
+    assert shell.run("spawn-task", "t", "-q", "orders", "--params", large).code == 0
+    assert shell.run("list-tasks", "-q", "orders").code == 0

@@ -10,7 +10,6 @@ import pytest
 
 from tests.docs.pages import GENERATED, RUN, TEXT, Block, blocks, name, pages
 from tests.docs.reader import Mismatch, Reader, plain, transcript
-from tests.fixtures.postgres import needs_superuser
 
 _PAGES = [
     page for page in pages() if name(page) not in GENERATED and any(each.language in RUN for each in blocks(page))
@@ -20,9 +19,6 @@ _PAGES = [
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("page", _PAGES, ids=name)
 def test_a_page_can_be_followed_from_top_to_bottom(page: Path, page_url: str, page_folder: Path) -> None:
-    if any("create role" in block.text for block in blocks(page)):
-        with psycopg.connect(plain(page_url)) as conn:
-            needs_superuser(conn, "the page makes a role")
     reader = Reader(page_url, page_folder)
     try:
         for block in blocks(page):
