@@ -134,6 +134,8 @@ class Keeper:
         by_queue: dict[int, list[Held]] = {}
         for held in self._leases.to_renew():
             by_queue.setdefault(held.claim.queue_id, []).append(held)
+        if by_queue:  # a worker whose slots are all busy does not claim, and claims are what else enforces policies
+            self.link.run(procedures.enforce_policies(list(by_queue)))
         for queue_id, rows in by_queue.items():
             for start in range(0, len(rows), EXTEND_ROWS):
                 self._renew_some(queue_id, rows[start : start + EXTEND_ROWS])

@@ -35,6 +35,47 @@ begin
 end
 $$;
 
+-- Purpose: cancel tasks of a queue that are past their policy (max_delay, max_duration), at most 100; returns how many.
+-- Locks: live rows, SKIP LOCKED, then their waiters'.
+create or replace function absurd.cancel_overdue(p_queue_id integer, p_now timestamptz)
+  returns bigint language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_due record;
+  v_left uuid[];
+begin
+  with due as materialized (
+    select l.task_id, l.awaited from absurd.live l
+     where l.queue_id = p_queue_id and l.cancel_at <= p_now
+     order by l.cancel_at limit 100 for update skip locked)
+  select array_agg(d.task_id) as ids, array_agg(d.task_id) filter (where d.awaited) as awaited into v_due from due d;
+  if v_due.ids is null then
+    return 0;
+  end if;
+  if v_due.awaited is not null then
+    v_left := absurd.lock_waiters(p_queue_id, v_due.awaited);
+    select array_agg(u) as ids into v_due from unnest(v_due.ids) u where u <> all(coalesce(v_left, '{}'));
+  end if;
+  perform absurd.finish_tasks(p_queue_id, p_now, v_due.ids, 'x', 'x', null, null);
+  return coalesce(cardinality(v_due.ids), 0);
+end
+$$;
+
+-- Purpose: the same for several queues: workers that are busy, and so do not claim, ask for it at every beat.
+create or replace function absurd.enforce_policies(p_queue_ids integer[])
+  returns bigint language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := absurd.current_time();
+begin
+  return (select coalesce(sum(absurd.cancel_overdue(u.id, v_now)), 0)::bigint from unnest(p_queue_ids) u(id));
+end
+$$;
+
 -- Purpose: cancel one; a no-op once it ended. P0001 unknown. Locks: its live row and its waiters', waiting.
 create or replace function absurd.cancel_task(p_queue_name text, p_task_id uuid)
   returns void language plpgsql security definer

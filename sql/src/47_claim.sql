@@ -16,16 +16,7 @@ declare
   v_skip uuid[] := '{}';
   v_limit constant integer := greatest(least(p_qty, (p_qty + 6) / 3), 1);
 begin
-  with due as materialized (
-    select l.task_id, l.awaited from absurd.live l
-     where l.queue_id = p_queue_id and l.cancel_at <= p_now
-     order by l.cancel_at limit 100 for update skip locked)
-  select array_agg(d.task_id) as ids, array_agg(d.task_id) filter (where d.awaited) as awaited into v_due from due d;
-  if v_due.ids is not null then
-    v_left := case when v_due.awaited is not null then absurd.lock_waiters(p_queue_id, v_due.awaited) end;
-    perform absurd.finish_tasks(p_queue_id, p_now,
-      (select array_agg(u) from unnest(v_due.ids) u where u <> all(coalesce(v_left, '{}'))), 'x', 'x', null, null);
-  end if;
+  perform absurd.cancel_overdue(p_queue_id, p_now);
 
   -- Leases in order of due_at. One that was renewed since only moves forward, and one whose waiter somebody holds is left;
   -- so look again until a batch holds one that did run out and can end. No more rows are read than may be failed.

@@ -354,3 +354,25 @@ def test_reading_a_result_waits_for_nobody(q: Queue, connect: Connect) -> None:
     assert q.result(run["task_id"])["state"] == "running"
     holder.conn.commit()
     assert q.result(run["task_id"])["state"] == "completed"
+
+
+def test_policies_are_enforced_without_a_claim_a_hundred_at_a_time(noon: Queue, clock: Clock) -> None:
+    running = noon.start(cancellation={"max_duration": 1})
+    for _ in range(120):
+        noon.spawn(cancellation={"max_delay": 1})
+    fine = noon.spawn(cancellation={"max_delay": 100})
+    clock.set(noon.conn, after(60))
+    enforce = "select absurd.enforce_policies(%s)"
+    assert [noon.value(enforce, ([noon.id, 99],)) for _ in range(3)] == [100, 21, 0]
+    assert noon.task(running["task_id"])["state"] == "cancelled"
+    assert noon.task(fine["task_id"])["state"] == "pending"
+
+
+def test_enforcing_policies_passes_by_what_somebody_holds(noon: Queue, clock: Clock, connect: Connect) -> None:
+    held, free = (noon.spawn(cancellation={"max_delay": 1})["task_id"] for _ in range(2))
+    clock.set(noon.conn, after(60))
+    with connect(autocommit=False) as other:
+        other.execute("select 1 from absurd.live where task_id = %s for update", (held,))
+        assert noon.value("select absurd.enforce_policies(%s)", ([noon.id],)) == 1
+    assert noon.task(free)["state"] == "cancelled"
+    assert noon.value("select absurd.enforce_policies(%s)", ([noon.id],)) == 1

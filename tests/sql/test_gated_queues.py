@@ -82,7 +82,7 @@ def test_a_drop_does_not_wait_for_a_child_that_is_ending(q: Queue, connect: Conn
     assert q.value("select count(*) from absurd.tasks where queue_id <> %s", (q.id,)) == 0
 
 
-def test_creating_and_dropping_one_name_from_many_sessions_never_deadlocks(q: Queue, connect: Connect) -> None:
+def test_w23_creating_and_dropping_one_name_from_many_sessions_never_deadlocks(q: Queue, connect: Connect) -> None:
     """W23: 240 calls of the original gave dozens of 40P01."""
     failures: list[psycopg.Error] = []
 

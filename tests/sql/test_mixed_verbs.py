@@ -34,7 +34,7 @@ def _sound(world: World, connect: Connect) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_five_thousand_calls_of_all_verbs_from_twelve_connections(connect: Connect) -> None:
+def test_w23_five_thousand_calls_of_all_verbs_from_twelve_connections(connect: Connect) -> None:
     _sound(run_load([connect() for _ in range(CONNECTIONS)], _seed(), calls=5_000), connect)
 
 

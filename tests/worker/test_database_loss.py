@@ -22,7 +22,7 @@ def restart(own_server: OwnServer, own_q: Queue, mode: embedded.StopMode, worker
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_an_idle_worker_survives_a_restart(
+def test_w20_an_idle_worker_survives_a_restart(
     own_server: OwnServer, own_q: Queue, start: Start, mode: embedded.StopMode
 ) -> None:
     worker = start(patch={"claimer.IDLE_POLL": 1000}).ready()
@@ -70,7 +70,7 @@ def test_a_step_whose_commit_found_no_database_returns_once_it_is_back(
     assert len(worker.said(said="in one")) == 1
 
 
-def test_an_idle_worker_survives_the_end_of_each_of_its_connections(q: Queue, start: Start) -> None:
+def test_w20_an_idle_worker_survives_the_end_of_each_of_its_connections(q: Queue, start: Start) -> None:
     worker = start(patch={"claimer.IDLE_POLL": 1000}, lease=0.3)
     warm_up(q, worker)
     for backend in backends(q):

@@ -20,7 +20,7 @@ FAILURES = {
 }
 
 
-def test_whatever_a_handler_raises_is_recorded_and_the_worker_lives(q: Queue, start: Start) -> None:
+def test_w02_whatever_a_handler_raises_is_recorded_and_the_worker_lives(q: Queue, start: Start) -> None:
     tasks = {how: q.spawn(["fails", how]) for how in FAILURES}
     worker = start()
     q.wait_ended(worker, *tasks.values())

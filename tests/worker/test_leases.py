@@ -11,7 +11,7 @@ from absurd._async.keeper import Keeper, Leases
 from tests.worker.conftest import Queue, Start
 
 
-def test_a_step_three_times_as_long_as_the_lease_runs_once(q: Queue, start: Start) -> None:
+def test_w09_a_step_three_times_as_long_as_the_lease_runs_once(q: Queue, start: Start) -> None:
     task = q.spawn(["step", "long", [["say", "in long"], ["lasts", 3]]], ["returns", 1], max_attempts=3)
     workers = [start(lease=1), start(lease=1)]
     q.wait_ended(workers[0], task)
@@ -142,3 +142,16 @@ async def test_a_handler_hears_of_its_cancellation_within_5_s_however_long_the_l
     nothing: Any = None
     await Keeper(nothing, Leases(), stopped, lease=lease, queues={}, names=lambda _: [], housekeeping=False).run()
     assert stopped.waited == [beat]
+
+
+def test_w11_a_policy_is_enforced_while_every_slot_is_busy(q: Queue, start: Start, file_gate, world: str) -> None:
+    gate = file_gate("gate")
+    task = q.spawn(["step", "one", [["gate", str(gate)]]], ["say", "past one"], cancellation={"max_duration": 0.2})
+    waiting = q.spawn(["returns", 1], cancellation={"max_delay": 0.2})
+    worker = start(lease=1, slots=1)
+    q.wait_ended(worker, task, waiting)
+    if world == "sync":
+        gate.open()
+    assert worker.wait(signal="run.ended")["outcome"] == "cancelled"
+    assert (q.state(task), q.state(waiting)) == ("cancelled", "cancelled")
+    assert not worker.said(said="past one")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.worker.conftest import Queue, Start
 
 
-def test_short_tasks_do_not_wait_for_a_long_one(q: Queue, start: Start, file_gate) -> None:
+def test_w24_short_tasks_do_not_wait_for_a_long_one(q: Queue, start: Start, file_gate) -> None:
     gate = file_gate("gate")
     long = q.spawn(["gate", str(gate)], ["say", "long ended"], priority=1)
     short = [q.spawn(["say", f"short {number}"]) for number in range(10)]
@@ -81,7 +81,7 @@ def test_a_full_queue_does_not_starve_its_neighbour(q: Queue, start: Start) -> N
     assert len([text for text in order[:20] if text == "few"]) == 5
 
 
-def test_tasks_of_unknown_names_are_left_to_others_and_the_worker_says_so(q: Queue, start: Start) -> None:
+def test_w17_tasks_of_unknown_names_are_left_to_others_and_the_worker_says_so(q: Queue, start: Start) -> None:
     unknown = [q.spawn(["returns", 1], task="invoice") for _ in range(3)]
     known = q.spawn(["returns", 2])
     worker = start(housekeeping=True, lease=0.3, patch={"keeper.UNSERVED_AFTER": 0})

@@ -26,7 +26,7 @@ def test_a_wrong_url_fails_at_once_and_hides_the_password(start: Start) -> None:
     assert "geheim" not in worker.log
 
 
-def test_a_lease_of_zero_is_refused(q: Queue, start: Start) -> None:
+def test_w12_a_lease_of_zero_is_refused(q: Queue, start: Start) -> None:
     worker = start(lease=0)
     assert worker.exit_code() == 1
     worker.wait_log("ConfigError: claim_timeout must be > 0")
