@@ -21,6 +21,8 @@
             InvalidTaskId (ValueError)
             TaskIdConflict
             IdempotencyConflict
+            NonRetryableError
+            RetryAfter
         EventError
         StepError
             StepNameError (ValueError)
@@ -35,6 +37,7 @@
         CancelledTask
         FailedTask
         LeaseLostSignal
+        Snooze
 
 The first root is an `Exception` and means "something went wrong". The second is a `BaseException` and means
 "this run is over for this worker": a handler's `except Exception` must never swallow it.
@@ -45,7 +48,8 @@ from __future__ import annotations
 import builtins
 import inspect
 import re
-from typing import ClassVar, NamedTuple, Protocol, cast
+from datetime import timedelta
+from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 __all__ = [
     "AbsurdError",
@@ -61,15 +65,18 @@ __all__ = [
     "InvalidTaskId",
     "LeaseLost",
     "LeaseLostSignal",
+    "NonRetryableError",
     "NotSerializable",
     "QueueError",
     "QueueExists",
     "QueueNotFound",
+    "RetryAfter",
     "RetryRefused",
     "SchemaError",
     "SchemaMissing",
     "SchemaNewer",
     "SchemaOutdated",
+    "Snooze",
     "StepError",
     "StepNameError",
     "SuspendTask",
@@ -86,6 +93,13 @@ __all__ = [
 
 
 _HINT = "\nHint: "
+
+
+def _seconds(delay: float | timedelta) -> float:
+    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < float("inf"):
+        raise ValueError(f"delay must be seconds >= 0 or a timedelta, not {delay!r}")
+    return float(seconds)
 
 
 class _Described(BaseException):
@@ -204,6 +218,35 @@ class IdempotencyConflict(TaskError):
     sqlstate = "AB006"
 
 
+class NonRetryableError(TaskError):
+    """Another attempt cannot help.
+
+    For handlers to raise: the task fails at once, whatever attempts are left.
+    """
+
+
+class RetryAfter(TaskError):
+    """This attempt failed, and the next one starts after a pause of the handler's own.
+
+    For handlers to raise, when the other side says how long to wait. `delay`: seconds or a timedelta, never negative;
+    ValueError otherwise. It beats the task's retry strategy, not its limit of attempts.
+    """
+
+    def __init__(
+        self,
+        delay: float | timedelta = 0.0,
+        message: str | None = None,
+        *,
+        hint: str | None = None,
+        sqlstate: str | None = None,
+    ) -> None:
+        self.delay = _seconds(delay)
+        super().__init__(message, hint=hint, sqlstate=sqlstate)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.delay, self.args[0]), self.__dict__
+
+
 class EventError(AbsurdError):
     """An event, or a wait for one, was refused; nothing was stored and nobody was woken."""
 
@@ -260,6 +303,28 @@ class FailedTask(ControlFlow):
     """The run was failed already, by its expired lease or by another session."""
 
     sqlstate = "AB002"
+
+
+class Snooze(ControlFlow):
+    """Not now: the handler wants to run again later.
+
+    For handlers to raise: the task runs again after `delay` (seconds or a timedelta, never negative; ValueError otherwise),
+    and no attempt is burnt.
+    """
+
+    def __init__(
+        self,
+        delay: float | timedelta = 0.0,
+        message: str | None = None,
+        *,
+        hint: str | None = None,
+        sqlstate: str | None = None,
+    ) -> None:
+        self.delay = _seconds(delay)
+        super().__init__(message, hint=hint, sqlstate=sqlstate)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.delay, self.args[0]), self.__dict__
 
 
 class LeaseLostSignal(ControlFlow):

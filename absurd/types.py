@@ -22,12 +22,14 @@ TaskId: TypeAlias = uuid.UUID | str
 
 
 class RetryStrategy(TypedDict, total=False):
-    """Pause before the next attempt. Delay after attempt n: fixed = base, exponential = base * factor^(n-1)."""
+    """Pause before the next attempt. Delay after attempt n: fixed = base, exponential = base * factor^(n-1), at most
+    `max_seconds`. `jitter` (0 to 1): the share of it that is left to chance."""
 
     kind: Literal["none", "fixed", "exponential"]
     base_seconds: float
     factor: float
     max_seconds: float
+    jitter: float
 
 
 class CancellationPolicy(TypedDict, total=False):

@@ -12,12 +12,13 @@ import importlib
 import inspect
 import signal as signals
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
+from absurd import errors
 from absurd.errors import ConfigError, ConnectionLost
 
 T = TypeVar("T")
@@ -44,6 +45,44 @@ def check_handler(name: str, handler: Any) -> None:
 async def maybe_await(value: Any) -> Any:
     """The value, awaited when it can be (hooks and steps may be plain functions)."""
     return (await value) if inspect.isawaitable(value) else value
+
+
+def check_timeout(seconds: float | None) -> None:
+    """The twin refuses one: a thread cannot be stopped."""
+
+
+async def within(seconds: float | None, fn: Callable[[], Any], what: str) -> Any:
+    """The value of `fn`, awaited when it can be; TimeoutError when that takes longer."""
+    if seconds is None:
+        return await maybe_await(fn())
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            return await maybe_await(fn())
+    except TimeoutError:
+        if not limit.expired():
+            raise  # the function's own
+        raise errors.TimeoutError(f"{what} took longer than {seconds:g} s") from None
+
+
+async def all_of(calls: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T | BaseException]:
+    """The values of calls made side by side, at most `limit` at a time, or what each raised."""
+    permits = asyncio.Semaphore(max(limit, 1))
+
+    async def run(call: Callable[[], Awaitable[T]]) -> T | BaseException:
+        async with permits:
+            try:
+                return await call()
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:
+                return error
+
+    tasks = [asyncio.ensure_future(run(call)) for call in calls]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:  # cancelled from outside: nobody goes on behind the handler's back
+            task.cancel()
 
 
 async def try_acquire(permits: Semaphore) -> bool:
@@ -250,21 +289,35 @@ class Ahead(Generic[T]):
     def __init__(self, call: Callable[[], Awaitable[T]]) -> None:
         self._task = asyncio.ensure_future(call())
 
+    @property
+    def done(self) -> bool:
+        """Whether `result` returns, or raises, at once."""
+        return self._task.done()
+
     async def result(self) -> T:
         """Wait for it; raises what it raised."""
         return await self._task
+
+    async def abandon(self, *, stop: bool) -> None:
+        """Wait for its end, whatever that is; `stop`: cancel it."""
+        if stop:
+            self._task.cancel()
+        await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.exception()  # seen
 
 
 class Coalescer(Generic[Item, T]):
     """Concurrent calls of one kind become one: what comes while a call is under way leaves together as the next.
 
-    A caller who is alone pays nothing for it. No timer: the flight time is the batching window.
+    For calls that wait for nobody's lock: who comes later waits for those under way. A caller who is alone pays nothing for
+    it. No timer: the flight time is the batching window.
     """
 
     _ROWS, _SIZE = 500, 4 * 1024 * 1024
 
     def __init__(self, send: Callable[[list[Item]], Awaitable[list[T]]], size: Callable[[Item], int]) -> None:
-        """`send` answers in input order, all or nothing; `size`: bytes of an item, about."""
+        """`send` answers in input order, all or nothing, and may be repeated; `size`: bytes of an item, about."""
         self._send, self._size = send, size
         self._waiting: deque[tuple[Item, asyncio.Future[T]]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -277,6 +330,8 @@ class Coalescer(Generic[Item, T]):
             future: asyncio.Future[T] = loop.create_future()
             self._waiting.append((item, future))
             return await future
+        if self._loop is not None and self._loop.is_running():  # of another thread
+            return (await self._send([item]))[0]
         self._loop, self._waiting = loop, deque()  # nobody is under way, or a loop that has ended was
         try:
             return (await self._send([item]))[0]
@@ -284,28 +339,29 @@ class Coalescer(Generic[Item, T]):
             self._proceed(loop)
 
     def _proceed(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._loop is not loop:
-            return
         if self._waiting:
-            self._next = loop.create_task(self._flush(loop, self._waiting))
+            self._next = loop.create_task(self._flush())
         else:
             self._loop = None
 
-    async def _flush(self, loop: asyncio.AbstractEventLoop, waiting: deque[tuple[Item, asyncio.Future[T]]]) -> None:
+    async def _flush(self) -> None:
         try:
-            while waiting:
-                await self._together(self._batch(waiting))
+            while self._waiting:
+                await self._together(self._batch())
         finally:
-            for _, future in waiting:
+            for _, future in self._waiting:
                 future.cancel()
-            if self._loop is loop:
-                self._loop = None
+            self._loop = None
 
-    def _batch(self, waiting: deque[tuple[Item, asyncio.Future[T]]]) -> list[tuple[Item, asyncio.Future[T]]]:
+    def _batch(self) -> list[tuple[Item, asyncio.Future[T]]]:
         batch: list[tuple[Item, asyncio.Future[T]]] = []
         size = 0
-        while waiting and len(batch) < self._ROWS and (not batch or size + self._size(waiting[0][0]) <= self._SIZE):
-            item, future = waiting.popleft()
+        while (
+            self._waiting
+            and len(batch) < self._ROWS
+            and (not batch or size + self._size(self._waiting[0][0]) <= self._SIZE)
+        ):
+            item, future = self._waiting.popleft()
             if not future.done():  # else: its caller has gone
                 batch.append((item, future))
                 size += self._size(item)
@@ -314,22 +370,42 @@ class Coalescer(Generic[Item, T]):
     async def _together(self, batch: list[tuple[Item, asyncio.Future[T]]]) -> None:
         try:
             answers = await self._send([item for item, _ in batch]) if batch else []
-        except asyncio.CancelledError:
+        except Exception as error:
+            if len(batch) == 1 or isinstance(error, ConnectionLost):
+                self._fail(batch, error)
+            else:  # nobody gets a neighbour's error
+                await self._one_by_one(batch)
+            return
+        except BaseException:
             for _, future in batch:
                 future.cancel()
             raise
-        except Exception as error:
-            if len(batch) == 1 or isinstance(error, ConnectionLost):
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                return
-            for one in batch:  # nobody gets a neighbour's error
-                await self._together([one])
-            return
         for (_, future), answer in zip(batch, answers, strict=True):
             if not future.done():
                 future.set_result(answer)
+
+    async def _one_by_one(self, batch: list[tuple[Item, asyncio.Future[T]]]) -> None:
+        for number, (item, future) in enumerate(batch):
+            try:
+                (answer,) = await self._send([item])
+            except ConnectionLost as error:  # nor does anybody wait for the same again
+                self._fail(batch[number:], error)
+                return
+            except Exception as error:
+                self._fail([(item, future)], error)
+            except BaseException:
+                for _, left in batch[number:]:
+                    left.cancel()
+                raise
+            else:
+                if not future.done():
+                    future.set_result(answer)
+
+    @staticmethod
+    def _fail(batch: list[tuple[Item, asyncio.Future[T]]], error: Exception) -> None:
+        for _, future in batch:
+            if not future.done():
+                future.set_exception(error)
 
 
 class Waker:

@@ -6,10 +6,11 @@ import math
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
+from uuid import UUID
 
 from absurd._async import _compat
 from absurd._async.batchwork import work_claimed
-from absurd._async.bulk import Bulk
+from absurd._async.bulk import Bulk, Chunk
 from absurd._async.context import as_uuid, check_event
 from absurd._async.session import POOL_SIZE, Session, mint_task_ids
 from absurd._async.watch import Watcher
@@ -18,6 +19,7 @@ from absurd._core import codec, options
 from absurd._core.options import MaxAttempts, SpawnRow
 from absurd._core.registry import Registry
 from absurd._db import procedures
+from absurd._db.call import Call, Row
 from absurd.errors import ConfigError, InvalidOption, TaskNotFound
 from absurd.types import (
     AbsurdHooks,
@@ -71,8 +73,8 @@ class AsyncAbsurd:
         `pool_size`: most connections of the client's own pool; a worker with more slots raises it.
         """
         self.queue_name = options.queue_name(queue_name)
-        if default_max_attempts is not None and default_max_attempts < 1:
-            raise ConfigError("default_max_attempts must be >= 1")
+        if default_max_attempts is not None:
+            options.whole_number(default_max_attempts, "default_max_attempts", ConfigError)
         self._attempts = MaxAttempts(default_max_attempts or SDK_MAX_ATTEMPTS, default_max_attempts is not None)
         self._hooks: AbsurdHooks = hooks or {}
         self._registry = Registry(self.queue_name)
@@ -82,8 +84,7 @@ class AsyncAbsurd:
         self._session = Session(conn_or_url, pool_size=pool_size)
         self._watcher = Watcher(self._session)
         self._worker: Worker | None = None
-        self._spawning: dict[str, _compat.Coalescer[SpawnRow, SpawnResult]] = {}
-        self._emitting: dict[str, _compat.Coalescer[tuple[str, str], bool]] = {}
+        self._spawning: dict[str, _compat.Coalescer[tuple[SpawnRow, UUID], SpawnResult]] = {}
 
     async def __aenter__(self) -> AsyncAbsurd:
         return self
@@ -200,13 +201,16 @@ class AsyncAbsurd:
         }
         chosen = {key: value for key, value in options_given.items() if value is not None}
         target, row = await self._prepare({"task_name": task_name, "params": params, **chosen})
-        if self._session.borrowed:
-            return (await self._spawn_rows(target, [row]))[0]
+        ids = mint_task_ids(1) if self._session.mints_ids else None
+        if ids is None or row.idempotency_key is not None:  # a key may be locked by somebody's open transaction
+            return (await self._spawn_rows(target, [row], ids))[0]
         if target not in self._spawning:
-            self._spawning[target] = _compat.Coalescer(
-                lambda rows: self._spawn_rows(target, rows), lambda row: len(row.params)
-            )
-        return await self._spawning[target].call(row)
+
+            async def send(items: list[tuple[SpawnRow, UUID]]) -> list[SpawnResult]:
+                return await self._spawn_rows(target, [row for row, _ in items], [task_id for _, task_id in items])
+
+            self._spawning[target] = _compat.Coalescer(send, lambda item: len(item[0].params) + len(item[0].spec))
+        return await self._spawning[target].call((row, ids[0]))
 
     async def spawn_many(
         self,
@@ -219,22 +223,32 @@ class AsyncAbsurd:
         Sent in chunks of 1,000, each all or nothing; `on_progress(done)` after each. One is under way while the next is made
         ready, so an error of one comes when up to 1,000 further requests have been read. Results in input order.
         """
-        bulk = Bulk(self._spawn_mixed, on_progress, ahead=not self._session.borrowed)
-        try:
+        async with Bulk(self._spawn_chunk, on_progress, ahead=not self._session.borrowed) as bulk:
             async for request in _compat.each(requests):
                 await bulk.add(await self._prepare(request))
             return await bulk.finish()
-        finally:
-            await bulk.settle()
 
-    async def _spawn_mixed(self, rows: list[tuple[str, SpawnRow]]) -> list[SpawnResult]:
+    def _spawn_chunk(self, rows: list[tuple[str, SpawnRow]]) -> Chunk[list[list[Row]], SpawnResult]:
         by_target: dict[str, list[int]] = {}
         for place, (target, _) in enumerate(rows):
             by_target.setdefault(target, []).append(place)
-        results: dict[int, SpawnResult] = {}
-        for target, places in by_target.items():
-            results.update(zip(places, await self._spawn_rows(target, [rows[n][1] for n in places]), strict=True))
-        return [results[place] for place in range(len(rows))]
+        ids = mint_task_ids(len(rows)) if self._session.mints_ids else None
+        calls = [
+            _spawn_call(target, [rows[n][1] for n in places], ids and [ids[n] for n in places])
+            for target, places in by_target.items()
+        ]
+
+        async def send() -> list[list[Row]]:
+            return [await self._session.run(call) for call in calls]
+
+        def read(raw: list[list[Row]]) -> list[SpawnResult]:
+            results: dict[int, SpawnResult] = {}
+            for places, answer in zip(by_target.values(), raw, strict=True):
+                minted = ids and [ids[n] for n in places]
+                results.update(zip(places, procedures.spawned(answer, minted), strict=True))
+            return [results[place] for place in range(len(rows))]
+
+        return Chunk(send, read)
 
     async def _prepare(self, request: Mapping[str, Any]) -> tuple[str, SpawnRow]:
         """Target queue and row of one request, after the hook."""
@@ -249,15 +263,14 @@ class AsyncAbsurd:
         target = options.target_queue(task_name, task, given.get("queue"))
         return target, options.spawn_row(task_name, params, given, task, self._attempts)
 
-    async def _spawn_rows(self, target: str, rows: list[SpawnRow]) -> list[SpawnResult]:
-        ids = mint_task_ids(len(rows)) if self._session.mints_ids else None
+    async def _spawn_rows(self, target: str, rows: list[SpawnRow], ids: list[UUID] | None) -> list[SpawnResult]:
         row = rows[0]
         if ids and len(rows) == 1 and row.limit is not None and row.idempotency_key is None:
             call = procedures.spawn_minted(target, row.task_name, row.params, row.limit, ids[0])
             if spawned := await self._session.run(call):
                 return spawned
-        names, params, keys, marks, specs, _ = zip(*rows, strict=True)
-        return await self._session.run(procedures.spawn_tasks(target, names, params, keys, marks, specs, ids))
+        answer = await self._session.run(_spawn_call(target, rows, ids))
+        return procedures.spawned(answer, ids)
 
     async def fetch_task_result(self, task_id: TaskId, queue_name: str | None = None) -> TaskResultSnapshot | None:
         """How a task stands now; None for an unknown task."""
@@ -318,21 +331,11 @@ class AsyncAbsurd:
         """
         check_event(event_name, mode)
         queue, text = self._queue(queue_name), codec.encode(payload, what="payload")
-        if self._session.borrowed or mode != "latch":  # of two replacements in one call, one would not be seen
-            return (await self._emit_rows(queue, [(event_name, text)], mode))[0]
-        if queue not in self._emitting:
-            self._emitting[queue] = _compat.Coalescer(
-                lambda rows: self._emit_rows(queue, rows, "latch"), lambda row: len(row[1])
-            )
-        return await self._emitting[queue].call((event_name, text))
-
-    async def _emit_rows(self, queue: str, rows: list[tuple[str, str]], mode: EmitMode) -> list[bool]:
-        if len(rows) == 1 and mode == "latch":
-            letter = await self._session.run(procedures.emit_one(queue, *rows[0]))
+        if mode == "latch":
+            letter = await self._session.run(procedures.emit_one(queue, event_name, text))
             if letter is not None:
-                return [letter == "o"]
-        call = procedures.emit_events(queue, [name for name, _ in rows], [text for _, text in rows], mode)
-        return [letter == "o" for letter in await self._session.run(call)]
+                return letter == "o"
+        return await self._session.run(procedures.emit_events(queue, [event_name], [text], mode)) == "o"
 
     async def emit_many(
         self,
@@ -345,17 +348,15 @@ class AsyncAbsurd:
         """Emit (name, payload) pairs by few calls, in chunks of 1,000; whether each took effect, in input order."""
         queue = self._queue(queue_name)
 
-        async def send(rows: list[tuple[str, str]]) -> list[bool]:
-            return await self._emit_rows(queue, rows, mode)
+        def pack(rows: list[tuple[str, str]]) -> Chunk[str, bool]:
+            call = procedures.emit_events(queue, [name for name, _ in rows], [text for _, text in rows], mode)
+            return Chunk(lambda: self._session.run(call), lambda letters: [letter == "o" for letter in letters])
 
-        bulk = Bulk(send, on_progress, ahead=not self._session.borrowed)
-        try:
+        async with Bulk(pack, on_progress, ahead=not self._session.borrowed) as bulk:
             async for name, payload in _compat.each(events):
                 check_event(name, mode)
                 await bulk.add((name, codec.encode(payload, what="payload")))
             return await bulk.finish()
-        finally:
-            await bulk.settle()
 
     # -- queues --------------------------------------------------------------------------------------------------------
 
@@ -520,6 +521,11 @@ class AsyncAbsurd:
 
     def _queue(self, name: str | None) -> str:
         return self.queue_name if name is None else options.queue_name(name)
+
+
+def _spawn_call(target: str, rows: list[SpawnRow], ids: list[UUID] | None) -> Call[list[Row]]:
+    names, params, keys, marks, specs, _ = zip(*rows, strict=True)
+    return procedures.spawn_tasks(target, names, params, keys, marks, specs, ids)
 
 
 def _snapshot(found: tuple[str, Any, Any]) -> TaskResultSnapshot:

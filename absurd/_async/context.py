@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import random
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
@@ -20,6 +21,7 @@ from absurd._core.options import seconds_of
 from absurd._core.outcome import Released
 from absurd._core.registry import validated
 from absurd._core.replay import History
+from absurd._core.retries import ONCE, StepPolicy, step_policy
 from absurd._db import batch, procedures
 from absurd._db.batch import Answer
 from absurd._db.procedures import Claim
@@ -34,7 +36,7 @@ from absurd.errors import (
     TimeoutError,
 )
 from absurd.telemetry import RunFields, TaskLogger, logger
-from absurd.types import EmitMode, SpawnResult, StepHandle, TaskId, TaskResultSnapshot
+from absurd.types import EmitMode, RetryStrategy, SpawnResult, StepHandle, TaskId, TaskResultSnapshot
 
 if TYPE_CHECKING:
     from absurd._async.client import AsyncAbsurd
@@ -123,26 +125,107 @@ class AsyncTaskContext:
     # -- steps ---------------------------------------------------------------------------------------------------------
 
     @overload
-    async def step(self, name: str, fn: Callable[[], Awaitable[Any] | Any], *, returns: type[T]) -> T: ...
+    async def step(
+        self,
+        name: str,
+        fn: Callable[[], Awaitable[Any] | Any],
+        *,
+        returns: type[T],
+        max_attempts: int | None = ...,
+        retry_strategy: RetryStrategy | None = ...,
+        timeout: Any = ...,
+    ) -> T: ...
     # [async-only
     @overload
-    async def step(self, name: str, fn: Callable[[], Awaitable[T]]) -> T: ...
+    async def step(
+        self,
+        name: str,
+        fn: Callable[[], Awaitable[T]],
+        *,
+        max_attempts: int | None = ...,
+        retry_strategy: RetryStrategy | None = ...,
+        timeout: Any = ...,
+    ) -> T: ...
     # ]
     @overload
-    async def step(self, name: str, fn: Callable[[], T]) -> T: ...
-    async def step(self, name: str, fn: Callable[[], Any], *, returns: Any = None) -> Any:
+    async def step(
+        self,
+        name: str,
+        fn: Callable[[], T],
+        *,
+        max_attempts: int | None = ...,
+        retry_strategy: RetryStrategy | None = ...,
+        timeout: Any = ...,
+    ) -> T: ...
+    async def step(
+        self,
+        name: str,
+        fn: Callable[[], Any],
+        *,
+        returns: Any = None,
+        max_attempts: int | None = None,
+        retry_strategy: RetryStrategy | None = None,
+        timeout: Any = None,
+    ) -> Any:
         """Run `fn` once and keep its value; later executions of the task get the kept value.
 
         At-least-once: a crash between `fn` and its commit runs it again. Returns what JSON makes of the value, the same
         the first time and on replay; with `returns`, a value of that type both times.
+
+        `max_attempts`: so often `fn` is tried before its error leaves the step, with the pauses of `retry_strategy` in
+        between, in the worker's slot: at most 300 s each. `timeout` (seconds or timedelta) for each try; TimeoutError.
+        A thread cannot be stopped: `timeout` is for AsyncAbsurd. NonRetryableError ends the tries, RetryAfter sets a pause.
         Raises NotSerializable or ValueTooLarge for a value that cannot be kept.
         """
+        policy = step_policy(max_attempts, retry_strategy, timeout)
+        _compat.check_timeout(policy.timeout)
         checkpoint = self._history.next_name(name)
         self._check()
         done, state = self._history.take(checkpoint)
         if not done:
-            state = await self._keep(checkpoint, await _compat.maybe_await(fn()))
+            state = await self._keep(checkpoint, await self._tried(checkpoint, fn, policy))
         return state if returns is None else validated(state, returns, f'step "{checkpoint}"')
+
+    async def gather(self, steps: Mapping[str, Callable[[], Any]], *, limit: int | None = None) -> dict[str, Any]:
+        """Run several steps side by side, at most `limit` at a time; their values by name.
+
+        Each is a step of its own, kept as soon as it is done: what is committed is not run again when the task is. Names are
+        given in the order of `steps`, so they do not depend on which is faster. When some fail, the others come to their
+        end first; then the error of the first that failed is raised. In `Absurd` each runs in a thread.
+        """
+        if limit is not None:
+            options.whole_number(limit, "limit")
+        names = {name: self._history.next_name(name) for name in steps}
+        self._check()
+        values: dict[str, Any] = {}
+        missing: list[str] = []
+        for name, checkpoint in names.items():
+            done, state = self._history.take(checkpoint)
+            if done:
+                values[name] = state
+            else:
+                missing.append(name)
+
+        async def run(name: str) -> Any:
+            self._check()
+            return await self._keep(names[name], await self._tried(names[name], steps[name], ONCE))
+
+        ended = await _compat.all_of([functools.partial(run, name) for name in missing], limit or len(missing))
+        errors = [value for value in ended if isinstance(value, BaseException)]
+        # control flow first: a lost lease says more than what a step made of it
+        for error in sorted(errors, key=lambda error: isinstance(error, Exception)):
+            raise error
+        values.update(zip(missing, ended, strict=True))
+        return {name: values[name] for name in steps}
+
+    async def map(self, name: str, fn: Callable[[Any], Any], items: Iterable[Any], *, limit: int = 10) -> list[Any]:
+        """`fn` of each item as a step of its own, at most `limit` at a time; the values in the order of the items.
+
+        The steps are called `name[0]`, `name[1]`, ...: the items must come in the same order in every attempt. Otherwise as
+        `gather`.
+        """
+        steps = {f"{name}[{number}]": functools.partial(fn, item) for number, item in enumerate(items)}
+        return list((await self.gather(steps, limit=limit)).values())
 
     async def spawn(
         self, task_name: str, params: Any = None, *, step_name: str | None = None, **options: Any
@@ -411,6 +494,24 @@ class AsyncTaskContext:
         """A run that is over, or whose worker leaves, goes no further than here."""
         if self._running.reason is not None:
             raise self._running.reason
+
+    async def _tried(self, checkpoint: str, fn: Callable[[], Any], policy: StepPolicy) -> Any:
+        """The value of a step's function, tried as often as its policy says."""
+        tried = 0
+        while True:
+            tried += 1
+            try:
+                return await _compat.within(policy.timeout, fn, f'step "{checkpoint}"')
+            except Exception as error:
+                pause = policy.pause(tried, error)
+                if pause is None:
+                    raise
+                self.log.warning('step "%s" failed, try %s of %s: %s', checkpoint, tried, policy.max_attempts, error)
+            while pause > 0:
+                self._check()
+                await _compat.sleep(min(pause, 0.2))
+                pause -= 0.2
+            self._check()
 
     async def _keep(self, checkpoint: str, value: Any) -> Any:
         text = codec.encode(value, what=f'value of step "{checkpoint}"')

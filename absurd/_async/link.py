@@ -11,6 +11,7 @@ import psycopg
 
 from absurd._async import _compat
 from absurd._async.session import connect, execute
+from absurd._core import codec
 from absurd._db.call import Call
 from absurd.errors import ConnectionLost
 from absurd.telemetry import logger, signal
@@ -101,7 +102,7 @@ class Link:
         *,
         prepare: bool | None = None,
         repeated: Callable[[], Call[T]] | None = None,
-        loads: Callable[[str | bytes], Any] | None = None,
+        loads: Callable[[str | bytes], Any] = codec.decode,
         losses: int | None = None,
     ) -> T:
         """Execute a repeatable call, on a new connection as often as the old one breaks.

@@ -84,13 +84,18 @@ def adapt(context: Any) -> None:
 class OwnConnection(psycopg.AsyncConnection[Any]):
     """A connection that we opened and that knows our values; those of others are told with every call."""
 
-    _for_calls: _compat.Cursor | None = None
+    _cursors: dict[Any, _compat.Cursor]
 
-    def for_calls(self) -> _compat.Cursor:
-        """The cursor of all our calls: whoever has the connection has it alone."""
-        if self._for_calls is None:
-            self._for_calls = self.cursor(row_factory=tuple_row)
-        return self._for_calls
+    def cursor_for(self, loads: Callable[[str | bytes], Any]) -> _compat.Cursor:
+        """One cursor for all calls that read JSON by `loads`, of whoever has this connection alone; it keeps our types whatever
+        becomes of the connection's."""
+        try:
+            return self._cursors[loads]
+        except KeyError:
+            cursor = self._cursors[loads] = self.cursor(row_factory=tuple_row)
+            adapt(cursor)
+            psycopg.types.json.set_json_loads(loads, cursor)
+            return cursor
 
 
 def raise_mapped(error: psycopg.Error) -> NoReturn:
@@ -197,8 +202,15 @@ class Session:
     async def run(self, call: Call[T], *, patience: float | None = None) -> T:
         """Execute a call; errors of the server come out as the classes of `absurd.errors`."""
         try:
+            if self._own_pool and self._pool is not None:  # as `connection` does, without its generators: the usual way
+                pool = self._pool
+                conn = await pool.getconn(patience)
+                try:
+                    return await execute(conn, call)
+                finally:
+                    await pool.putconn(conn)
             async with self.connection(patience) as conn:
-                return await execute(conn, call)
+                return await execute(conn, call, shared=self.borrowed)
         except psycopg.OperationalError as error:
             if self.borrowed or error.sqlstate in ("40P01", "57014"):
                 raise_mapped(error)
@@ -245,7 +257,7 @@ class Session:
                     assert self._url is not None
                     conninfo = conninfo_of(self._url)
                     await (await connect(conninfo)).close()  # a wrong URL says so at once, not after the pool's timeout
-                    self._pool = _compat.Pool(
+                    pool = _compat.Pool(
                         conninfo,
                         open=False,
                         min_size=1,
@@ -256,8 +268,12 @@ class Session:
                         name="absurd",
                     )
                     # else the first caller makes it grow, and two connections take turns, each of them cold
-                    await self._pool.open(wait=True)
-                    self._own_pool = self._opened = True
+                    try:
+                        await pool.open(wait=True)
+                    except BaseException:
+                        await pool.close()
+                        raise
+                    self._pool, self._own_pool, self._opened = pool, True, True
                     _pooled.add(self)
         assert self._pool is not None
         return self._pool
@@ -280,6 +296,9 @@ if hasattr(os, "register_at_fork"):
 
 async def _configure(conn: _compat.Connection) -> None:
     adapt(conn)
+    if isinstance(conn, OwnConnection):
+        conn._cursors = {}
+        conn.cursor_for(codec.decode)
     await conn.execute(_READ_COMMITTED, prepare=False)
 
 
@@ -307,15 +326,16 @@ async def execute(
     call: Call[T],
     *,
     prepare: bool | None = None,
-    loads: Callable[[str | bytes], Any] | None = None,
+    loads: Callable[[str | bytes], Any] = codec.decode,
+    shared: bool = False,
 ) -> T:
-    """Execute a call on a connection, whatever its owner configured for rows and JSON. `loads`: instead of the codec."""
-    if isinstance(conn, OwnConnection) and loads is None:
-        cursor = conn.for_calls()
+    """Execute a call on a connection, whatever its owner configured for rows and JSON. `loads`: instead of the codec.
+    `shared`: others may use the connection at the same time."""
+    if isinstance(conn, OwnConnection) and not shared:
+        cursor = conn.cursor_for(loads)
     else:
         cursor = conn.cursor(row_factory=tuple_row)
         adapt(cursor)
-        if loads is not None:
-            psycopg.types.json.set_json_loads(loads, cursor)
+        psycopg.types.json.set_json_loads(loads, cursor)
     await cursor.execute(call.sql, call.params, prepare=prepare)  # type: ignore[arg-type, unused-ignore]
     return call.read(await cursor.fetchall())

@@ -95,12 +95,12 @@ def policy(**options: Any) -> str | None:
     return codec.encode(given, what="queue policy") if given else None
 
 
-def whole_number(value: Any, what: str) -> int:
-    """An integer from 1 to what Postgres holds; InvalidOption otherwise."""
+def whole_number(value: Any, what: str, error: type[ConfigError | InvalidOption] = InvalidOption) -> int:
+    """An integer from 1 to what Postgres holds; `error` otherwise."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidOption(f"{what} must be an integer, not {value!r}")
+        raise error(f"{what} must be an integer, not {value!r}")
     if not 1 <= value <= LARGEST_INTEGER:
-        raise InvalidOption(f"{what} must be >= 1" if value < 1 else f"{what} must be <= {LARGEST_INTEGER}")
+        raise error(f"{what} must be >= 1" if value < 1 else f"{what} must be <= {LARGEST_INTEGER}")
     return value
 
 
@@ -197,13 +197,25 @@ def _priority(value: Any) -> int:
     return value
 
 
+def retry_strategy(value: Any) -> dict[str, Any]:
+    """A strategy that can be followed; InvalidOption otherwise. For spawns the database looks closer."""
+    rule: dict[str, Any] = _retry(value)
+    if rule.get("kind", "none") not in ("none", "fixed", "exponential"):
+        raise InvalidOption(f"retry_strategy kind {rule['kind']!r} is unknown: use none, fixed or exponential")
+    for key, most in (("base_seconds", 86400), ("factor", math.inf), ("max_seconds", 86400), ("jitter", 1)):
+        number = rule.get(key, 0)
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number <= most:
+            raise InvalidOption(f"retry_strategy {key} must be a number from 0 to {most}, not {number!r}")
+    return rule
+
+
 def _retry(value: Any) -> Any:
     if not isinstance(value, Mapping):
         raise InvalidOption(f"retry_strategy must be a mapping with a kind, not {value!r}")
-    unknown = set(value) - {"kind", "base_seconds", "factor", "max_seconds"}
+    unknown = set(value) - {"kind", "base_seconds", "factor", "max_seconds", "jitter"}
     if unknown:
         raise InvalidOption(
-            f"retry_strategy has unknown keys {sorted(unknown)}: use kind, base_seconds, factor, max_seconds"
+            f"retry_strategy has unknown keys {sorted(unknown)}: use kind, base_seconds, factor, max_seconds, jitter"
         )
     return dict(value)
 

@@ -9,7 +9,10 @@ from absurd.errors import (
     CancelledTask,
     FailedTask,
     LeaseLostSignal,
+    NonRetryableError,
     NotSerializable,
+    RetryAfter,
+    Snooze,
     SuspendTask,
     ValidationFailed,
     ValueTooLarge,
@@ -17,12 +20,13 @@ from absurd.errors import (
 
 
 class Outcome(NamedTuple):
-    """kind: completed | failed | suspended | lost | cancelled | released. `body` is JSON text for the first two;
-    `final` says that another attempt cannot help."""
+    """kind: completed | failed | snoozed | suspended | lost | cancelled | released. `body` is JSON text for the first two;
+    `final` says that another attempt cannot help, `delay` in how many seconds the next one is to start."""
 
     kind: str
     body: str | None = None
     final: bool = False
+    delay: float | None = None
 
 
 class Released(BaseException):
@@ -40,7 +44,10 @@ def completed(value: Any) -> Outcome:
 def failed(error: BaseException) -> Outcome:
     """The handler raised. Whatever the text holds, it can be recorded."""
     return Outcome(
-        "failed", codec.encode(codec.error_payload(error), what="failure"), isinstance(error, ValidationFailed)
+        "failed",
+        codec.encode(codec.error_payload(error), what="failure"),
+        isinstance(error, (ValidationFailed, NonRetryableError)),
+        error.delay if isinstance(error, RetryAfter) else None,
     )
 
 
@@ -50,6 +57,8 @@ def raised(error: BaseException) -> Outcome:
         return Outcome("suspended")
     if isinstance(error, Released):
         return Outcome("released")
+    if isinstance(error, Snooze):
+        return Outcome("snoozed", delay=error.delay)
     if isinstance(error, CancelledTask):
         return Outcome("cancelled")
     if isinstance(error, (FailedTask, LeaseLostSignal)):

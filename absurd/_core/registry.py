@@ -119,8 +119,12 @@ class Registry:
         """Register; a later registration of the same name replaces the earlier one."""
         if not name or not name.strip():
             raise ConfigError("a task needs a name")
-        if default_max_attempts is not None and default_max_attempts < 1:
-            raise ConfigError(f'task "{name}": default_max_attempts must be >= 1')
+        if default_max_attempts is not None and (
+            type(default_max_attempts) is not int or not 1 <= default_max_attempts < 2**31
+        ):
+            raise ConfigError(
+                f'task "{name}": default_max_attempts must be >= 1, an integer below 2**31, not {default_max_attempts!r}'
+            )
         params = params if params is not None else declared_params(handler)
         _check_type(params, f'params of task "{name}"')
         _check_type(result, f'the result of task "{name}"')

@@ -60,8 +60,11 @@ class Extend(Write):
 
 @dataclass(slots=True)
 class Fail(Write):
+    """`retry_in`: seconds from the database's now until the next attempt, instead of what the strategy says."""
+
     reason: str
     final: bool = False
+    retry_in: float | None = None
 
 
 @dataclass(slots=True)
@@ -140,8 +143,13 @@ _LETTERS: dict[type[Write], _Verb] = {
         ),
     ),
     Fail: _Verb(
-        "absurd.fail_runs(%s, %b, %b, %b, null, %s::boolean[])",
-        lambda rows: (*_fence(rows), JsonbArray.pack([row.reason for row in rows]), [row.final for row in rows]),
+        "absurd.fail_runs(%s, %b, %b, %b, null, %s::boolean[], %b)",
+        lambda rows: (
+            *_fence(rows),
+            JsonbArray.pack([row.reason for row in rows]),
+            [row.final for row in rows],
+            Float8Array.pack([row.retry_in for row in rows]),
+        ),
     ),
     Complete: _Verb(
         "absurd.complete_runs(%s, %b, %b, %b)",

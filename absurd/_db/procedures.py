@@ -113,20 +113,11 @@ def spawn_tasks(
     fingerprints: Sequence[str | None],
     specs: Sequence[str],
     task_ids: Sequence[uuid.UUID] | None,
-) -> Call[list[SpawnResult]]:
-    """Rows in input order. `specs` are option sets, one a row; equal ones are sent once. Repeatable with client-made ids;
-    then only the rows that were there before are answered, since the client knows the rest."""
+) -> Call[list[Row]]:
+    """`specs` are option sets, one a row; equal ones are sent once. Repeatable with client-made ids; then only the rows that
+    were there before are answered, since the client knows the rest. `spawned` makes results of the answer."""
     numbers: dict[str, int] = {}
     spec_of = [numbers.setdefault(spec, len(numbers) + 1) for spec in specs]
-
-    def read(rows: Sequence[Row]) -> list[SpawnResult]:
-        found = [] if task_ids is None else [_spawned(one, uuid.UUID(int=one.int | 1)) for one in task_ids]
-        for place, *row in rows:
-            if task_ids is None:
-                found.append(_spawned(*row))
-            else:
-                found[place - 1] = _spawned(*row)
-        return found
 
     return Call(
         "select ordinal, task_id, run_id, attempt, created, same_request from absurd.spawn_tasks("
@@ -142,9 +133,19 @@ def spawn_tasks(
             JsonbArray.pack(list(numbers)),
             task_ids is not None,
         ),
-        read,
+        list,
         task_ids is not None,
     )
+
+
+def spawned(rows: Sequence[Row], task_ids: Sequence[uuid.UUID] | None) -> list[SpawnResult]:
+    """The results of `spawn_tasks` in input order, from its answer and the ids that were sent."""
+    if task_ids is None:
+        return [_spawned(*row) for _, *row in rows]
+    found = [_spawned(one, uuid.UUID(int=one.int | 1)) for one in task_ids]
+    for place, *row in rows:
+        found[place - 1] = _spawned(*row)
+    return found
 
 
 def _spawned(
@@ -299,6 +300,11 @@ def take_housekeeping(ids: list[int], every: float) -> Call[list[int]]:
 
 def housekeep(ids: list[int]) -> Call[list[Row]]:
     return Call("select queue_name, tasks_deleted, events_deleted from absurd.housekeep(%s::int[])", (ids,), list, True)
+
+
+def enforce_policies(queue_ids: list[int]) -> Call[int]:
+    """Cancel what is past its max_delay or max_duration; how many tasks."""
+    return Call("select absurd.enforce_policies(%s::int[])", (queue_ids,), scalar, True)
 
 
 def unserved_tasks(queue_id: int, names: list[str], overdue: float) -> Call[list[Row]]:

@@ -13,13 +13,14 @@ import signal as signals
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 import psycopg
 from psycopg_pool import ConnectionPool
 
-from absurd.errors import ConfigError
+from absurd.errors import ConfigError, InvalidOption
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -48,6 +49,32 @@ def check_handler(name: str, handler: Any) -> None:
 def maybe_await(value: Any) -> Any:
     """The value itself."""
     return value
+
+
+def check_timeout(seconds: float | None) -> None:
+    """InvalidOption for a timeout: a thread cannot be stopped."""
+    if seconds is not None:
+        raise InvalidOption("a step of Absurd takes no timeout, since a thread cannot be stopped: use AsyncAbsurd")
+
+
+def within(seconds: float | None, fn: Callable[[], Any], what: str) -> Any:
+    """The value of `fn`; the twin can end it after some time."""
+    return fn()
+
+
+def all_of(calls: Sequence[Callable[[], T]], limit: int) -> list[T | BaseException]:
+    """The values of calls made side by side, at most `limit` at a time, or what each raised. A thread each."""
+
+    def run(context: contextvars.Context, call: Callable[[], T]) -> T | BaseException:
+        try:
+            return context.run(call)
+        except BaseException as error:
+            return error
+
+    if not calls:
+        return []
+    with ThreadPoolExecutor(max_workers=min(max(limit, 1), len(calls)), thread_name_prefix="absurd-step") as threads:
+        return list(threads.map(run, [contextvars.copy_context() for _ in calls], calls))
 
 
 def try_acquire(permits: Semaphore) -> bool:
@@ -245,6 +272,15 @@ class Ahead(Generic[T]):
             self._answer = call()
         except BaseException as error:
             self._error = error
+
+    @property
+    def done(self) -> bool:
+        """Whether `result` returns, or raises, at once."""
+        return not self._thread.is_alive()
+
+    def abandon(self, *, stop: bool) -> None:
+        """Wait for its end, whatever that is; a thread cannot be stopped."""
+        self._thread.join()
 
     def result(self) -> T:
         """Wait for it; raises what it raised."""

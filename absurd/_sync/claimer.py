@@ -41,20 +41,26 @@ class ClaimLink(Link):
     channel = ""
     fresh = True
     _told = False
+    #: whether the producer who notified us took our idle row away; a notification without a text is a duplicate
+    taken = False
 
     def prepared(self, conn: _compat.Connection) -> None:
         conn.add_notify_handler(self._note)
         conn.execute(f'listen "{self.channel}"')
         self.fresh = True
 
-    def _note(self, notification: object) -> None:
+    def _note(self, notification: psycopg.Notify) -> None:
         # most come while the connection waits; some together with the answer of a claim that saw nothing yet
+        self._hear(bool(notification.payload))
+
+    def _hear(self, taken: bool) -> None:
         self._told = True
+        self.taken = self.taken or taken
 
     def told(self, conn: _compat.Connection) -> bool:
         """Whether a notification has come since the last question; looks at what has been received, not at the socket."""
-        while conn.pgconn.notifies() is not None:
-            self._told = True
+        while (notification := conn.pgconn.notifies()) is not None:
+            self._hear(bool(notification.extra))
         told, self._told = self._told, False
         return told
 
@@ -148,6 +154,7 @@ class Claimer:
                 self.link.connection()
                 self.link.fresh = False
                 self.link.run(procedures.set_idle(list(self._queues.values()), self.link.channel, self._fleet()))
+                self.link.taken = False  # what was said before was said of an earlier row
                 # whoever may have looked for idle workers before that commit has a smaller transaction id than this one
                 # (a snapshot's xmax would not do: it may lie below ids that are given out and still in use)
                 horizon = self.link.run(procedures.transaction_id())
@@ -167,7 +174,8 @@ class Claimer:
             told = self._wait(min(pause, self._due_in(nothing)))
             if self._resolve_queues():
                 registered = -IDLE_ROW_AGE
-        self._forget()  # a row left behind would catch notifications while others are idle
+        if not (self.link.taken and len(self._queues) == 1):
+            self._forget()  # a row left behind would catch notifications while others are idle
 
     def _longest(self) -> float:
         """Seconds between two looks when nobody says anything; a pooler lets no notification through."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
+from absurd._core import codec
 from absurd._db.call import Call
 from absurd._sync import _compat
 from absurd._sync.session import connect, execute
@@ -102,7 +103,7 @@ class Link:
         *,
         prepare: bool | None = None,
         repeated: Callable[[], Call[T]] | None = None,
-        loads: Callable[[str | bytes], Any] | None = None,
+        loads: Callable[[str | bytes], Any] = codec.decode,
         losses: int | None = None,
     ) -> T:
         """Execute a repeatable call, on a new connection as often as the old one breaks.

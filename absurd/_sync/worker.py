@@ -317,7 +317,9 @@ def settle(claim: Claim, ended: Outcome) -> batch.Write | None:
     if ended.kind == "completed":
         return batch.Complete(*fence, str(ended.body))
     if ended.kind == "failed":
-        return batch.Fail(*fence, str(ended.body), ended.final)
+        return batch.Fail(*fence, str(ended.body), ended.final, ended.delay)
+    if ended.kind == "snoozed":
+        return batch.Sleep(*fence, delay=ended.delay)
     if ended.kind == "released":
         return release(claim)
     return None

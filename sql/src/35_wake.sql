@@ -35,7 +35,7 @@ begin
     perform pg_notify(v_idle.channel, p_queue_id::text);
   end loop;
   if v_any is not null then
-    perform pg_notify(v_any, p_queue_id::text);
+    perform pg_notify(v_any, '');  -- without a text: its idle row is still there
   end if;
 end
 $$;

@@ -1,6 +1,6 @@
 -- Failing a run: what happens next is decided here, for fail_run, fail_runs and leases that ran out.
 
--- Purpose: seconds to wait after attempt n. NULL -> 0. SQLSTATE AB003 for a strategy that is none.
+-- Purpose: seconds to wait after attempt n, before jitter. NULL -> 0. SQLSTATE AB003 for a strategy that is none.
 create or replace function absurd.retry_delay_seconds(p_strategy jsonb, p_attempt integer)
   returns double precision language plpgsql immutable
   set search_path = pg_catalog, pg_temp
@@ -10,6 +10,7 @@ declare
   v_base double precision;
   v_factor double precision;
   v_max double precision;
+  v_jitter double precision;
 begin
   if p_strategy is null or jsonb_typeof(p_strategy) = 'null' then
     return 0;
@@ -29,9 +30,10 @@ begin
     v_base := coalesce((p_strategy->>'base_seconds')::double precision, case v_kind when 'fixed' then 60 else 30 end);
     v_factor := coalesce((p_strategy->>'factor')::double precision, 2);
     v_max := coalesce((p_strategy->>'max_seconds')::double precision, 86400);
+    v_jitter := coalesce((p_strategy->>'jitter')::double precision, 0);
   exception when invalid_text_representation or numeric_value_out_of_range then
     raise exception 'retry_strategy holds something that is no number: %', p_strategy using errcode = 'AB003',
-      hint = 'base_seconds, factor and max_seconds are numbers.';
+      hint = 'base_seconds, factor, max_seconds and jitter are numbers.';
   end;
   if not v_base between 0 and 86400 then
     raise exception 'retry_strategy base_seconds must be between 0 and 86400, not %', v_base using errcode = 'AB003';
@@ -39,6 +41,8 @@ begin
     raise exception 'retry_strategy factor must be a finite number >= 0, not %', v_factor using errcode = 'AB003';
   elsif not v_max between 0 and 86400 then
     raise exception 'retry_strategy max_seconds must be between 0 and 86400, not %', v_max using errcode = 'AB003';
+  elsif not v_jitter between 0 and 1 then
+    raise exception 'retry_strategy jitter must be between 0 and 1, not %', v_jitter using errcode = 'AB003';
   end if;
   if v_kind = 'fixed' or v_base = 0 then
     return least(v_base, v_max);
@@ -51,13 +55,15 @@ begin
 end
 $$;
 
--- Purpose: when attempt n + 1 may start; null when the stored strategy is none that anybody can follow.
+-- Purpose: when attempt n + 1 may start; null when the stored strategy is none that anybody can follow. jitter (0 to 1):
+-- the share of the pause that is left to chance, so that what failed together does not come back together.
 create or replace function absurd.next_start(p_strategy jsonb, p_attempt integer, p_retry_at timestamptz, p_now timestamptz)
-  returns timestamptz language plpgsql immutable
+  returns timestamptz language plpgsql volatile
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return greatest(p_now, coalesce(p_retry_at, absurd.later(p_now, absurd.retry_delay_seconds(p_strategy, p_attempt))));
+  return greatest(p_now, coalesce(p_retry_at, absurd.later(p_now,
+    absurd.retry_delay_seconds(p_strategy, p_attempt) * (1 - random() * coalesce((p_strategy->>'jitter')::double precision, 0)))));
 exception when sqlstate 'AB003' then
   return null;
 end

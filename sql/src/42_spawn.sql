@@ -123,7 +123,7 @@ create or replace function absurd.spawn_minted(
     p_queue_name text, p_task_id uuid, p_task_name text, p_params jsonb, p_max_attempts integer default null,
     p_default_max_attempts integer default null, p_headers jsonb default null)
   returns boolean language plpgsql security definer
-  set search_path = pg_catalog, pg_temp
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_queue_id integer;
@@ -187,6 +187,10 @@ begin
   if v_count <> cardinality(p_params) then
     raise exception 'task names and params differ in number: % and %', v_count, cardinality(p_params) using errcode = 'AB004';
   end if;
+  perform absurd.require_length(v_count::integer, cardinality(p_keys), 'keys') where cardinality(p_keys) <> v_count;
+  perform absurd.require_length(v_count::integer, cardinality(p_fingerprints), 'fingerprints')
+    where cardinality(p_fingerprints) <> v_count;
+  perform absurd.require_length(v_count::integer, cardinality(p_spec), 'spec') where cardinality(p_spec) <> v_count;
   perform absurd.require_text(n, 'task_name') from unnest(p_task_names) n where n is null or btrim(n) = '';
   if p_task_ids is not null then
     -- the usual id passes by its bytes; check_client_id says what is wrong with the others
@@ -297,7 +301,8 @@ begin
         and (p_options->>'max_attempts' is not null or not p_options ? 'max_attempts') then
     task_id := absurd.mint_id(absurd.current_time(), absurd.id_base(), 0);
     if absurd.spawn_minted(p_queue_name, task_id, p_task_name, p_params, (p_options->>'max_attempts')::integer,
-                           (p_options->>'default_max_attempts')::integer, nullif(p_options->'headers', 'null')) then
+                           case when not p_options ? 'max_attempts' then (p_options->>'default_max_attempts')::integer end,
+                           nullif(p_options->'headers', 'null')) then
       return query select task_id, absurd.run_id_of(task_id, 1), 1, true;
       return;
     end if;

@@ -154,10 +154,11 @@ end
 $$;
 
 -- Purpose: running or sleeping -> failed, and what follows from that (fail_held). p_final: no retry whatever the limit.
+-- p_retry_at, or p_retry_in seconds from now: when the next attempt starts, instead of what the strategy says.
 -- Locks: hold_runs. Letters: o b l c f m.
 create or replace function absurd.fail_runs(
     p_queue_id integer, p_run_ids uuid[], p_claim_nos integer[], p_reasons jsonb[],
-    p_retry_at timestamptz[] default null, p_final boolean[] default null)
+    p_retry_at timestamptz[] default null, p_final boolean[] default null, p_retry_in double precision[] default null)
   returns text language plpgsql security definer
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -166,20 +167,22 @@ as $$
 declare
   h record;
   v record;
+  v_now timestamptz := absurd.current_time();
 begin
   perform absurd.require_length(cardinality(p_run_ids), cardinality(p_reasons), 'reasons');
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, true, true);
   if cardinality(h.ok) > 1 then
     h.ok := absurd.last_of_each(h.task_ids, h.ok);
   end if;
-  select array_agg(l.held) as held, array_agg(u.reason) as reasons, array_agg(u.retry_at) as retry_at,
-         array_agg(u.final) as final
+  select array_agg(l.held) as held, array_agg(u.reason) as reasons, array_agg(u.final) as final,
+         array_agg(coalesce(u.retry_at, absurd.later(v_now, u.retry_in))) as retry_at
     into v
-    from unnest(h.task_ids, h.ok, p_reasons, p_retry_at, p_final) as u(task_id, ok, reason, retry_at, final)
+    from unnest(h.task_ids, h.ok, p_reasons, p_retry_at, p_final, p_retry_in)
+         as u(task_id, ok, reason, retry_at, final, retry_in)
    cross join lateral (select x as held from absurd.live x where x.queue_id = p_queue_id and x.task_id = u.task_id offset 0) l
    where u.ok;
   if v.held is not null then
-    perform absurd.fail_held(p_queue_id, absurd.current_time(), v.held, v.reasons, v.retry_at, v.final);
+    perform absurd.fail_held(p_queue_id, v_now, v.held, v.reasons, v.retry_at, v.final);
   end if;
   return absurd.letters(p_queue_id, p_run_ids, p_claim_nos, h.ok, 'fail');
 end

@@ -42,9 +42,9 @@ begin
   for v_piece in
     select p.oid::regprocedure from pg_proc p
      where p.pronamespace = 'absurd'::regnamespace
-       and p.proname in ('add_sentinels', 'claim_live', 'claimed_again', 'create_queue_views', 'delete_old_events',
+       and p.proname in ('add_sentinels', 'cancel_overdue', 'claim_live', 'claimed_again', 'create_queue_views', 'delete_old_events',
                          'delete_old_tasks', 'delete_sentinels', 'delete_tasks', 'fail_held', 'finish_tasks', 'hold_runs',
-                         'letters', 'lock_waiters', 'next_ready', 'purge_rows', 'refusal', 'set_fake_clock', 'spawned_before',
+                         'letters', 'lock_waiters', 'next_ready', 'purge_rows', 'refusal', 'set_fake_clock', 'spawn_one', 'spawned_before',
                          'tell_watchers', 'tidy_queue', 'verdict', 'wake_waiters', 'wake_waiting', 'wake_workers')
   loop
     execute format('revoke execute on function %s from public', v_piece);

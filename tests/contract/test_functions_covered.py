@@ -329,6 +329,12 @@ COVERAGE = {
         "sql/watch::test_a_watcher_is_told_when_the_task_ends",
         "sql/watch::test_watching_does_not_wait_for_an_end_that_is_under_way",
     ),
+    "enforce_policies": Covered(
+        "sql/cancel_retry::test_policies_are_enforced_without_a_claim_a_hundred_at_a_time",
+        "- none: an unknown queue id has no tasks",
+        "sql/cancel_retry::test_policies_are_enforced_without_a_claim_a_hundred_at_a_time",
+        "sql/cancel_retry::test_enforcing_policies_passes_by_what_somebody_holds",
+    ),
     "unserved_tasks": Covered(
         "sql/watch::test_tasks_that_nobody_takes_are_counted_by_name_once_they_are_overdue",
         "- none: an unknown queue id has no tasks",
@@ -347,6 +353,7 @@ COVERAGE = {
 #: What only the functions above call. A test would hold their shape instead of a promise.
 INTERNAL = {
     "add_sentinels": "await: the rows of names nobody has used yet",
+    "cancel_overdue": "claim and enforce_policies: tasks past their policy",
     "check_client_id": "spawn: the shape of a client's id",
     "queue_ids": "the worker's look-up of its queues",
     "read_client_id": "spawn: a client's id given as text",
@@ -379,6 +386,7 @@ INTERNAL = {
     "require_length": "arguments of array verbs",
     "require_read_committed": "emit and ends: a snapshot older than its locks",
     "require_text": "arguments: must hold something",
+    "spawn_one": "calls of 0.1.0 that are under way during the upgrade",
     "spawn_minted": "one usual task, for spawn_task and the SDK",
     "spawned_before": "spawn_tasks: answers for rows that were there",
     "state_name": "the word for a state's letter",
@@ -397,7 +405,8 @@ INTERNAL = {
 
 #: Functions that read or write tables of tasks without pinning their plans, and why they may.
 UNPINNED = {
-    "spawn_minted": "inserts, and one queue by its primary key: there is no plan to choose",
+    "spawn_one": "inserts values: there is no plan to choose",
+    "spawn_minted": "inserts, and two probes by primary key; never a sequential scan",
     "add_sentinels": "inserts by primary key only",
     "check_invariants": "for tests and doctors",
     "claimed_again": "only after a lost reply",

@@ -230,7 +230,7 @@ RUN = {"task_id", "run_id", "attempt"}
 POLICY_KEYS = {name for name, _ in POLICY}
 #: name -> (keys of the contract, whether each is there, keys of ours)
 TYPED_DICTS: dict[str, tuple[set[str], bool, set[str]]] = {
-    "RetryStrategy": ({"kind", "base_seconds", "factor", "max_seconds"}, False, set()),
+    "RetryStrategy": ({"kind", "base_seconds", "factor", "max_seconds"}, False, {"jitter"}),
     "CancellationPolicy": ({"max_duration", "max_delay"}, False, set()),
     "SpawnOptions": (
         {"max_attempts", "retry_strategy", "headers", "queue", "cancellation", "idempotency_key"},

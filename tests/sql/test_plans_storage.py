@@ -80,6 +80,7 @@ def test_no_function_with_sql_on_a_hot_path_relies_on_its_callers_settings(q: Qu
     assert unpinned <= {
         "add_sentinels",
         "spawn_minted",
+        "spawn_one",
         "cancel_task",
         "check_invariants",
         "create_queue",

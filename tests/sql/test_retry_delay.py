@@ -94,3 +94,18 @@ def test_an_explicit_null_strategy_is_none(q: Queue) -> None:
     """W17b: 0.5.0 refuses it; there is no reason to."""
     assert q.conn.execute("select absurd.retry_delay_seconds('null', 1)").fetchone() == (0,)
     assert q.spawn(retry_strategy=None)["created"]
+
+
+def test_jitter_leaves_a_share_of_the_pause_to_chance(q: Queue) -> None:
+    start = "select extract(epoch from absurd.next_start(%s, 1, null, now()) - now())::float"
+    for jitter, least, most in ((None, 100, 100), (0, 100, 100), (0.25, 75, 100), (1, 0, 100)):
+        strategy = Jsonb({"kind": "fixed", "base_seconds": 100, "jitter": jitter})
+        pauses = [q.value(start, (strategy,)) for _ in range(50)]
+        assert least <= min(pauses) <= max(pauses) <= most
+        assert (len(set(pauses)) > 40) == (least < most)
+
+
+@pytest.mark.parametrize("jitter", [-0.1, 1.1, "some", "NaN"])
+def test_a_jitter_that_is_none_is_refused_at_spawn(q: Queue, jitter: object) -> None:
+    with refused("AB003"):
+        q.spawn(retry_strategy={"kind": "fixed", "jitter": jitter})

@@ -368,3 +368,10 @@ def test_a_schedule_behind_a_cancellation_finds_the_run_gone(q: Queue, connect: 
     first.conn.commit()
     with refused("P0001", "is not currently running"):
         second.result()
+
+
+def test_a_failure_may_say_in_how_many_seconds_the_next_attempt_starts(noon: Queue) -> None:
+    one, other = noon.hold(2, retry_strategy={"kind": "fixed", "base_seconds": 5})
+    noon.array("fail_runs", [one, other], ("jsonb", [{}, {}]), tail=", null, null, array[7200, null]::float8[]")
+    assert noon.run(run_of(one.task_id, 2))["available_at"] == after(7200)
+    assert noon.run(run_of(other.task_id, 2))["available_at"] == after(5)

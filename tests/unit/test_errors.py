@@ -23,6 +23,9 @@ CLASSES = {
 
 #: Raised by the client itself, without any server error behind them (or: parents nobody raises).
 CLIENT_SIDE = {
+    "NonRetryableError",
+    "RetryAfter",
+    "Snooze",
     "ConfigError", "SchemaError", "SchemaOutdated", "SchemaNewer", "QueueError", "TaskTerminal", "StepError",
     "StepNameError", "NotSerializable", "ValueTooLarge", "ValidationFailed", "TimeoutError", "ControlFlow",
     "SuspendTask", "LeaseLostSignal",
@@ -82,7 +85,7 @@ def test_the_default_message_is_the_meaning_in_the_docstring(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(CLASSES))
 def test_an_error_survives_a_pickle_with_hint_and_sqlstate(name: str) -> None:
-    error = CLASSES[name]("text", hint="do this", sqlstate="XX123")
+    error = CLASSES[name](message="text", hint="do this", sqlstate="XX123")
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.hint, copy.sqlstate) == (str(error), "do this", "XX123")
     assert str(error) == "text\nHint: do this"

@@ -437,17 +437,17 @@ $migration$;
 end
 $install$;
 
--- file: 0002_lean_spawn.sql
+-- file: 0002_arguments.sql
 
 do $install$
 begin
   if not exists (select 1 from absurd.migrations m where m.number = 2) then
     execute $migration$
--- A single spawn needs no function of its own any more, and spawn_tasks has an argument more.
-drop function if exists absurd.spawn_one(integer, integer, uuid, text, jsonb, text, jsonb);
+-- spawn_tasks and fail_runs have an argument more; calls of the shorter forms find them by their defaults.
 drop function if exists absurd.spawn_tasks(integer, text[], jsonb[], uuid[], text[], text[], integer[], jsonb[]);
+drop function if exists absurd.fail_runs(integer, uuid[], integer[], jsonb[], timestamptz[], boolean[]);
 $migration$;
-    insert into absurd.migrations (number, name, checksum) values (2, '0002_lean_spawn', 'efd7acec20df2d33eecff09151b794e2a051863dba6247f7da0d4e3025b68848');
+    insert into absurd.migrations (number, name, checksum) values (2, '0002_arguments', 'f3d4410cc44f422b9d917c6711804fcc5539fad23acc1650bd19ccffade1f012');
   end if;
 end
 $install$;
@@ -747,7 +747,7 @@ begin
     perform pg_notify(v_idle.channel, p_queue_id::text);
   end loop;
   if v_any is not null then
-    perform pg_notify(v_any, p_queue_id::text);
+    perform pg_notify(v_any, '');  -- without a text: its idle row is still there
   end if;
 end
 $$;
@@ -966,7 +966,7 @@ $$;
 
 -- Failing a run: what happens next is decided here, for fail_run, fail_runs and leases that ran out.
 
--- Purpose: seconds to wait after attempt n. NULL -> 0. SQLSTATE AB003 for a strategy that is none.
+-- Purpose: seconds to wait after attempt n, before jitter. NULL -> 0. SQLSTATE AB003 for a strategy that is none.
 create or replace function absurd.retry_delay_seconds(p_strategy jsonb, p_attempt integer)
   returns double precision language plpgsql immutable
   set search_path = pg_catalog, pg_temp
@@ -976,6 +976,7 @@ declare
   v_base double precision;
   v_factor double precision;
   v_max double precision;
+  v_jitter double precision;
 begin
   if p_strategy is null or jsonb_typeof(p_strategy) = 'null' then
     return 0;
@@ -995,9 +996,10 @@ begin
     v_base := coalesce((p_strategy->>'base_seconds')::double precision, case v_kind when 'fixed' then 60 else 30 end);
     v_factor := coalesce((p_strategy->>'factor')::double precision, 2);
     v_max := coalesce((p_strategy->>'max_seconds')::double precision, 86400);
+    v_jitter := coalesce((p_strategy->>'jitter')::double precision, 0);
   exception when invalid_text_representation or numeric_value_out_of_range then
     raise exception 'retry_strategy holds something that is no number: %', p_strategy using errcode = 'AB003',
-      hint = 'base_seconds, factor and max_seconds are numbers.';
+      hint = 'base_seconds, factor, max_seconds and jitter are numbers.';
   end;
   if not v_base between 0 and 86400 then
     raise exception 'retry_strategy base_seconds must be between 0 and 86400, not %', v_base using errcode = 'AB003';
@@ -1005,6 +1007,8 @@ begin
     raise exception 'retry_strategy factor must be a finite number >= 0, not %', v_factor using errcode = 'AB003';
   elsif not v_max between 0 and 86400 then
     raise exception 'retry_strategy max_seconds must be between 0 and 86400, not %', v_max using errcode = 'AB003';
+  elsif not v_jitter between 0 and 1 then
+    raise exception 'retry_strategy jitter must be between 0 and 1, not %', v_jitter using errcode = 'AB003';
   end if;
   if v_kind = 'fixed' or v_base = 0 then
     return least(v_base, v_max);
@@ -1017,13 +1021,15 @@ begin
 end
 $$;
 
--- Purpose: when attempt n + 1 may start; null when the stored strategy is none that anybody can follow.
+-- Purpose: when attempt n + 1 may start; null when the stored strategy is none that anybody can follow. jitter (0 to 1):
+-- the share of the pause that is left to chance, so that what failed together does not come back together.
 create or replace function absurd.next_start(p_strategy jsonb, p_attempt integer, p_retry_at timestamptz, p_now timestamptz)
-  returns timestamptz language plpgsql immutable
+  returns timestamptz language plpgsql volatile
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return greatest(p_now, coalesce(p_retry_at, absurd.later(p_now, absurd.retry_delay_seconds(p_strategy, p_attempt))));
+  return greatest(p_now, coalesce(p_retry_at, absurd.later(p_now,
+    absurd.retry_delay_seconds(p_strategy, p_attempt) * (1 - random() * coalesce((p_strategy->>'jitter')::double precision, 0)))));
 exception when sqlstate 'AB003' then
   return null;
 end
@@ -1222,7 +1228,7 @@ create or replace function absurd.spawn_minted(
     p_queue_name text, p_task_id uuid, p_task_name text, p_params jsonb, p_max_attempts integer default null,
     p_default_max_attempts integer default null, p_headers jsonb default null)
   returns boolean language plpgsql security definer
-  set search_path = pg_catalog, pg_temp
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_queue_id integer;
@@ -1286,6 +1292,10 @@ begin
   if v_count <> cardinality(p_params) then
     raise exception 'task names and params differ in number: % and %', v_count, cardinality(p_params) using errcode = 'AB004';
   end if;
+  perform absurd.require_length(v_count::integer, cardinality(p_keys), 'keys') where cardinality(p_keys) <> v_count;
+  perform absurd.require_length(v_count::integer, cardinality(p_fingerprints), 'fingerprints')
+    where cardinality(p_fingerprints) <> v_count;
+  perform absurd.require_length(v_count::integer, cardinality(p_spec), 'spec') where cardinality(p_spec) <> v_count;
   perform absurd.require_text(n, 'task_name') from unnest(p_task_names) n where n is null or btrim(n) = '';
   if p_task_ids is not null then
     -- the usual id passes by its bytes; check_client_id says what is wrong with the others
@@ -1396,7 +1406,8 @@ begin
         and (p_options->>'max_attempts' is not null or not p_options ? 'max_attempts') then
     task_id := absurd.mint_id(absurd.current_time(), absurd.id_base(), 0);
     if absurd.spawn_minted(p_queue_name, task_id, p_task_name, p_params, (p_options->>'max_attempts')::integer,
-                           (p_options->>'default_max_attempts')::integer, nullif(p_options->'headers', 'null')) then
+                           case when not p_options ? 'max_attempts' then (p_options->>'default_max_attempts')::integer end,
+                           nullif(p_options->'headers', 'null')) then
       return query select task_id, absurd.run_id_of(task_id, 1), 1, true;
       return;
     end if;
@@ -1672,10 +1683,11 @@ end
 $$;
 
 -- Purpose: running or sleeping -> failed, and what follows from that (fail_held). p_final: no retry whatever the limit.
+-- p_retry_at, or p_retry_in seconds from now: when the next attempt starts, instead of what the strategy says.
 -- Locks: hold_runs. Letters: o b l c f m.
 create or replace function absurd.fail_runs(
     p_queue_id integer, p_run_ids uuid[], p_claim_nos integer[], p_reasons jsonb[],
-    p_retry_at timestamptz[] default null, p_final boolean[] default null)
+    p_retry_at timestamptz[] default null, p_final boolean[] default null, p_retry_in double precision[] default null)
   returns text language plpgsql security definer
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -1684,20 +1696,22 @@ as $$
 declare
   h record;
   v record;
+  v_now timestamptz := absurd.current_time();
 begin
   perform absurd.require_length(cardinality(p_run_ids), cardinality(p_reasons), 'reasons');
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, true, true);
   if cardinality(h.ok) > 1 then
     h.ok := absurd.last_of_each(h.task_ids, h.ok);
   end if;
-  select array_agg(l.held) as held, array_agg(u.reason) as reasons, array_agg(u.retry_at) as retry_at,
-         array_agg(u.final) as final
+  select array_agg(l.held) as held, array_agg(u.reason) as reasons, array_agg(u.final) as final,
+         array_agg(coalesce(u.retry_at, absurd.later(v_now, u.retry_in))) as retry_at
     into v
-    from unnest(h.task_ids, h.ok, p_reasons, p_retry_at, p_final) as u(task_id, ok, reason, retry_at, final)
+    from unnest(h.task_ids, h.ok, p_reasons, p_retry_at, p_final, p_retry_in)
+         as u(task_id, ok, reason, retry_at, final, retry_in)
    cross join lateral (select x as held from absurd.live x where x.queue_id = p_queue_id and x.task_id = u.task_id offset 0) l
    where u.ok;
   if v.held is not null then
-    perform absurd.fail_held(p_queue_id, absurd.current_time(), v.held, v.reasons, v.retry_at, v.final);
+    perform absurd.fail_held(p_queue_id, v_now, v.held, v.reasons, v.retry_at, v.final);
   end if;
   return absurd.letters(p_queue_id, p_run_ids, p_claim_nos, h.ok, 'fail');
 end
@@ -1841,6 +1855,47 @@ begin
                  when exists (select 1 from absurd.attempts e where e.queue_id = p_queue_id and e.task_id = u.id) then 'e'
                  else 'm' end, '' order by u.o)
             from unnest(p_task_ids) with ordinality u(id, o));
+end
+$$;
+
+-- Purpose: cancel tasks of a queue that are past their policy (max_delay, max_duration), at most 100; returns how many.
+-- Locks: live rows, SKIP LOCKED, then their waiters'.
+create or replace function absurd.cancel_overdue(p_queue_id integer, p_now timestamptz)
+  returns bigint language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_due record;
+  v_left uuid[];
+begin
+  with due as materialized (
+    select l.task_id, l.awaited from absurd.live l
+     where l.queue_id = p_queue_id and l.cancel_at <= p_now
+     order by l.cancel_at limit 100 for update skip locked)
+  select array_agg(d.task_id) as ids, array_agg(d.task_id) filter (where d.awaited) as awaited into v_due from due d;
+  if v_due.ids is null then
+    return 0;
+  end if;
+  if v_due.awaited is not null then
+    v_left := absurd.lock_waiters(p_queue_id, v_due.awaited);
+    select array_agg(u) as ids into v_due from unnest(v_due.ids) u where u <> all(coalesce(v_left, '{}'));
+  end if;
+  perform absurd.finish_tasks(p_queue_id, p_now, v_due.ids, 'x', 'x', null, null);
+  return coalesce(cardinality(v_due.ids), 0);
+end
+$$;
+
+-- Purpose: the same for several queues: workers that are busy, and so do not claim, ask for it at every beat.
+create or replace function absurd.enforce_policies(p_queue_ids integer[])
+  returns bigint language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := absurd.current_time();
+begin
+  return (select coalesce(sum(absurd.cancel_overdue(u.id, v_now)), 0)::bigint from unnest(p_queue_ids) u(id));
 end
 $$;
 
@@ -2047,16 +2102,7 @@ declare
   v_skip uuid[] := '{}';
   v_limit constant integer := greatest(least(p_qty, (p_qty + 6) / 3), 1);
 begin
-  with due as materialized (
-    select l.task_id, l.awaited from absurd.live l
-     where l.queue_id = p_queue_id and l.cancel_at <= p_now
-     order by l.cancel_at limit 100 for update skip locked)
-  select array_agg(d.task_id) as ids, array_agg(d.task_id) filter (where d.awaited) as awaited into v_due from due d;
-  if v_due.ids is not null then
-    v_left := case when v_due.awaited is not null then absurd.lock_waiters(p_queue_id, v_due.awaited) end;
-    perform absurd.finish_tasks(p_queue_id, p_now,
-      (select array_agg(u) from unnest(v_due.ids) u where u <> all(coalesce(v_left, '{}'))), 'x', 'x', null, null);
-  end if;
+  perform absurd.cancel_overdue(p_queue_id, p_now);
 
   -- Leases in order of due_at. One that was renewed since only moves forward, and one whose waiter somebody holds is left;
   -- so look again until a batch holds one that did run out and can end. No more rows are read than may be failed.
@@ -3507,6 +3553,40 @@ begin
 end
 $$;
 
+-- file: 98_leftovers.sql
+
+-- What calls of the release before are made of: one that is under way while the schema is upgraded finds its pieces. Gone with
+-- the next release.
+
+-- Purpose: 0.1.0's spawn_task and spawn_tasks call it. Nothing of this release does.
+create or replace function absurd.spawn_one(
+    p_queue_id integer, p_default integer, p_task_id uuid, p_task_name text, p_params jsonb, p_fingerprint text, p_options jsonb)
+  returns boolean language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := absurd.current_time();
+  o record;
+begin
+  o := absurd.read_spawn_options(p_options, p_default, v_now);
+  insert into absurd.tasks (queue_id, task_id, task_name, params, headers, retry_strategy, max_attempts, cancellation,
+                            priority, enqueue_at, fingerprint)
+  values (p_queue_id, p_task_id, p_task_name, coalesce(p_params, 'null'), o.headers, o.retry_strategy, o.max_attempts,
+          o.cancellation, o.priority, v_now, p_fingerprint)
+      on conflict do nothing;
+  if not found then
+    return false;
+  end if;
+  insert into absurd.live (queue_id, task_id, state, rank, attempt, max_duration, due_at, cancel_at, created_at, task_name)
+  values (p_queue_id, p_task_id, 'p', -o.priority, 1, o.max_duration, o.start_at, absurd.later(o.start_at, o.max_delay), v_now,
+          p_task_name);
+  if o.start_at <= v_now + interval '10 seconds' then
+    perform absurd.wake_workers(p_queue_id, 1);
+  end if;
+  return true;
+end
+$$;
+
 -- file: 99_version.sql
 
 -- Last: version and the clock choice, which survives every re-application of the functions.
@@ -3553,9 +3633,9 @@ begin
   for v_piece in
     select p.oid::regprocedure from pg_proc p
      where p.pronamespace = 'absurd'::regnamespace
-       and p.proname in ('add_sentinels', 'claim_live', 'claimed_again', 'create_queue_views', 'delete_old_events',
+       and p.proname in ('add_sentinels', 'cancel_overdue', 'claim_live', 'claimed_again', 'create_queue_views', 'delete_old_events',
                          'delete_old_tasks', 'delete_sentinels', 'delete_tasks', 'fail_held', 'finish_tasks', 'hold_runs',
-                         'letters', 'lock_waiters', 'next_ready', 'purge_rows', 'refusal', 'set_fake_clock', 'spawned_before',
+                         'letters', 'lock_waiters', 'next_ready', 'purge_rows', 'refusal', 'set_fake_clock', 'spawn_one', 'spawned_before',
                          'tell_watchers', 'tidy_queue', 'verdict', 'wake_waiters', 'wake_waiting', 'wake_workers')
   loop
     execute format('revoke execute on function %s from public', v_piece);

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -67,6 +68,31 @@ async def working(app: AsyncAbsurd, **options: Any) -> AsyncIterator[None]:
 async def together(*calls: Callable[[], Awaitable[Any]]) -> list[Any]:
     """The results of calls made at the same time."""
     return list(await asyncio.wait_for(asyncio.gather(*(call() for call in calls)), DEADLINE))
+
+
+def barrier(parties: int) -> Callable[[Any], Awaitable[Any]]:
+    """A function that gives its argument back once so many have called it."""
+    meeting = asyncio.Barrier(parties)
+
+    async def meet(item: Any) -> Any:
+        await asyncio.wait_for(meeting.wait(), DEADLINE)
+        return item
+
+    return meet
+
+
+async def breathe() -> None:
+    """Let whoever else is ready go on."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def until(happened: Callable[[], Any]) -> None:
+    """Ask again and again, while the others work."""
+    deadline = time.monotonic() + DEADLINE
+    while not happened():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0)
 
 
 async def in_child(call: Callable[[], Coroutine[Any, Any, Any]]) -> str:

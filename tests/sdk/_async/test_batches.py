@@ -41,7 +41,7 @@ async def test_a_claimed_task_tells_all_a_runner_needs(app: AsyncAbsurd) -> None
     assert await app.claim_tasks() == []
 
 
-async def test_a_claim_without_a_lease_is_refused(app: AsyncAbsurd) -> None:
+async def test_w12_a_claim_without_a_lease_is_refused(app: AsyncAbsurd) -> None:
     leases: list[Any] = [0, -1, float("nan"), "1", None, 2**31]
     for lease in leases:
         with pytest.raises(ConfigError, match=r"claim_timeout must be (>|<=) "):
@@ -143,7 +143,7 @@ async def test_a_task_registered_for_another_queue_fails_saying_so(app: AsyncAbs
     assert snapshot.failure["message"] == "Misconfigured task (queue mismatch)"
 
 
-async def test_leases_of_a_batch_are_renewed_while_its_tasks_queue(
+async def test_w10_leases_of_a_batch_are_renewed_while_its_tasks_queue(
     app: AsyncAbsurd, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renewed = world.Event()

@@ -244,7 +244,9 @@ async def test_sixteen_megabytes_are_refused_and_one_is_warned_about_once(
     ]
 
 
-async def test_an_idempotency_key_gives_the_first_task_again_and_tells_a_different_request(app: AsyncAbsurd) -> None:
+async def test_w16_an_idempotency_key_gives_the_first_task_again_and_tells_a_different_request(
+    app: AsyncAbsurd,
+) -> None:
     first = await app.spawn("pay", {"order": 1, "by": "card"}, queue="main", idempotency_key="k")
     again = await app.spawn("pay", {"by": "card", "order": 1.0e0}, queue="main", idempotency_key="k")
     other = await app.spawn("pay", {"order": 2}, queue="main", idempotency_key="k")

@@ -71,7 +71,7 @@ VALUES: list[Any] = [
 ]
 
 
-async def test_a_steps_value_is_the_same_the_first_time_and_on_replay(app: AsyncAbsurd, drive: Driver) -> None:
+async def test_w13_a_steps_value_is_the_same_the_first_time_and_on_replay(app: AsyncAbsurd, drive: Driver) -> None:
     calls: list[int] = []
     executions: list[list[Any]] = []
 
@@ -136,7 +136,9 @@ async def test_steps_may_be_plain_functions_or_coroutines(app: AsyncAbsurd, driv
     assert await drive.result(await app.spawn("kinds", {})) == ["plain", "slow"]
 
 
-async def test_equal_names_count_and_never_take_each_others_values(app: AsyncAbsurd, drive: Driver, rows: Rows) -> None:
+async def test_w14_equal_names_count_and_never_take_each_others_values(
+    app: AsyncAbsurd, drive: Driver, rows: Rows
+) -> None:
     executions: list[list[Any]] = []
 
     @app.register_task("names")
@@ -239,7 +241,7 @@ async def test_a_value_that_json_cannot_hold_is_refused_with_its_place_and_nothi
     assert rows("select name from absurd.checkpoints where task_id = %s", spawned["task_id"]) == ["fine"]
 
 
-async def test_a_spawn_inside_a_step_gives_ids_that_can_be_used_again(app: AsyncAbsurd, drive: Driver) -> None:
+async def test_w15_a_spawn_inside_a_step_gives_ids_that_can_be_used_again(app: AsyncAbsurd, drive: Driver) -> None:
     @app.register_task("child")
     async def child(params: Any, ctx: Any) -> Any:
         return "child"

@@ -283,7 +283,7 @@ async def test_a_null_payload_is_no_timeout(app: AsyncAbsurd, drive: Driver) -> 
     assert await drive.result(spawned) == [None, "no timeout"]
 
 
-async def test_timeouts_may_be_fractions_and_durations(fake: FakeTime, rows: Rows) -> None:
+async def test_w18_timeouts_may_be_fractions_and_durations(fake: FakeTime, rows: Rows) -> None:
     for timeout in (0.5, dt.timedelta(seconds=0.5)):
 
         @fake.app.register_task("half")

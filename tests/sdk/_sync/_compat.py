@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -70,6 +71,30 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
     """The results of calls made at the same time."""
     with ThreadPoolExecutor(len(calls)) as pool:
         return [future.result(DEADLINE) for future in [pool.submit(call) for call in calls]]
+
+
+def barrier(parties: int) -> Callable[[Any], Any]:
+    """A function that gives its argument back once so many have called it."""
+    meeting = threading.Barrier(parties)
+
+    def meet(item: Any) -> Any:
+        meeting.wait(DEADLINE)
+        return item
+
+    return meet
+
+
+def breathe() -> None:
+    """Let whoever else is ready go on."""
+    time.sleep(0)
+
+
+def until(happened: Callable[[], Any]) -> None:
+    """Ask again and again, while the others work."""
+    deadline = time.monotonic() + DEADLINE
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0)
 
 
 def in_child(call: Callable[[], Any]) -> str:

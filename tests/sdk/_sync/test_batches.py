@@ -42,7 +42,7 @@ def test_a_claimed_task_tells_all_a_runner_needs(app: Absurd) -> None:
     assert app.claim_tasks() == []
 
 
-def test_a_claim_without_a_lease_is_refused(app: Absurd) -> None:
+def test_w12_a_claim_without_a_lease_is_refused(app: Absurd) -> None:
     leases: list[Any] = [0, -1, float("nan"), "1", None, 2**31]
     for lease in leases:
         with pytest.raises(ConfigError, match=r"claim_timeout must be (>|<=) "):
@@ -144,7 +144,7 @@ def test_a_task_registered_for_another_queue_fails_saying_so(app: Absurd) -> Non
     assert snapshot.failure["message"] == "Misconfigured task (queue mismatch)"
 
 
-def test_leases_of_a_batch_are_renewed_while_its_tasks_queue(
+def test_w10_leases_of_a_batch_are_renewed_while_its_tasks_queue(
     app: Absurd, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renewed = world.Event()

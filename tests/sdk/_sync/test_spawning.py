@@ -245,7 +245,9 @@ def test_sixteen_megabytes_are_refused_and_one_is_warned_about_once(
     ]
 
 
-def test_an_idempotency_key_gives_the_first_task_again_and_tells_a_different_request(app: Absurd) -> None:
+def test_w16_an_idempotency_key_gives_the_first_task_again_and_tells_a_different_request(
+    app: Absurd,
+) -> None:
     first = app.spawn("pay", {"order": 1, "by": "card"}, queue="main", idempotency_key="k")
     again = app.spawn("pay", {"by": "card", "order": 1.0e0}, queue="main", idempotency_key="k")
     other = app.spawn("pay", {"order": 2}, queue="main", idempotency_key="k")

@@ -72,7 +72,7 @@ VALUES: list[Any] = [
 ]
 
 
-def test_a_steps_value_is_the_same_the_first_time_and_on_replay(app: Absurd, drive: Driver) -> None:
+def test_w13_a_steps_value_is_the_same_the_first_time_and_on_replay(app: Absurd, drive: Driver) -> None:
     calls: list[int] = []
     executions: list[list[Any]] = []
 
@@ -137,7 +137,7 @@ def test_steps_may_be_plain_functions_or_coroutines(app: Absurd, drive: Driver) 
     assert drive.result(app.spawn("kinds", {})) == ["plain", "slow"]
 
 
-def test_equal_names_count_and_never_take_each_others_values(app: Absurd, drive: Driver, rows: Rows) -> None:
+def test_w14_equal_names_count_and_never_take_each_others_values(app: Absurd, drive: Driver, rows: Rows) -> None:
     executions: list[list[Any]] = []
 
     @app.register_task("names")
@@ -236,7 +236,7 @@ def test_a_value_that_json_cannot_hold_is_refused_with_its_place_and_nothing_is_
     assert rows("select name from absurd.checkpoints where task_id = %s", spawned["task_id"]) == ["fine"]
 
 
-def test_a_spawn_inside_a_step_gives_ids_that_can_be_used_again(app: Absurd, drive: Driver) -> None:
+def test_w15_a_spawn_inside_a_step_gives_ids_that_can_be_used_again(app: Absurd, drive: Driver) -> None:
     @app.register_task("child")
     def child(params: Any, ctx: Any) -> Any:
         return "child"

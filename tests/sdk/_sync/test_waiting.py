@@ -282,7 +282,7 @@ def test_a_null_payload_is_no_timeout(app: Absurd, drive: Driver) -> None:
     assert drive.result(spawned) == [None, "no timeout"]
 
 
-def test_timeouts_may_be_fractions_and_durations(fake: FakeTime, rows: Rows) -> None:
+def test_w18_timeouts_may_be_fractions_and_durations(fake: FakeTime, rows: Rows) -> None:
     for timeout in (0.5, dt.timedelta(seconds=0.5)):
 
         @fake.app.register_task("half")
