@@ -29,6 +29,8 @@ Pool = AsyncConnectionPool[Connection]
 Cancelled = asyncio.CancelledError
 Lock = asyncio.Lock
 Semaphore = asyncio.Semaphore
+#: seconds: what the loop's clock can still add
+_LONGEST_WAIT = 86400.0
 
 
 def is_pool(source: Any) -> bool:
@@ -105,6 +107,12 @@ async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
 
 async def sleep(seconds: float) -> None:
     await asyncio.sleep(seconds)
+
+
+async def give_way() -> None:
+    """Let whoever has just been given something begin: a slot takes a turn of the loop, its handler's task the next."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
 
 
 class Pause:
@@ -412,24 +420,32 @@ class Waker:
     """Interrupts a wait on a socket from elsewhere in the process."""
 
     def __init__(self) -> None:
-        self._event = asyncio.Event()
+        self._woken = False
+        self._waiting: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
-        self._event.set()
+        self._woken = True
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     def close(self) -> None:
         """Nothing to release here; the twin has a pipe."""
 
     async def wait_for(self, fileno: int, timeout: float | None) -> None:
         """Until the socket has something to read, `wake` is called, or the time is up."""
+        # a bare future: asyncio.wait_for makes a task of what it waits for, and a worker wakes through here
         loop = asyncio.get_running_loop()
-        loop.add_reader(fileno, self._event.set)
+        waiting = self._waiting = loop.create_future()
+        timer = None if timeout is None else loop.call_later(min(timeout, _LONGEST_WAIT), self.wake)
+        loop.add_reader(fileno, self.wake)
         try:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._event.wait(), timeout)
-            self._event.clear()
+            if not self._woken:
+                await waiting
         finally:
+            self._woken, self._waiting = False, None
             loop.remove_reader(fileno)
+            if timer is not None:
+                timer.cancel()
 
 
 class Running:

@@ -91,6 +91,11 @@ def sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
+def give_way() -> None:
+    """Let whoever has just been given something begin."""
+    time.sleep(0)
+
+
 class Pause:
     """Fairness is the scheduler's business here."""
 

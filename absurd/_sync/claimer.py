@@ -141,6 +141,7 @@ class Claimer:
         if answer.claims:
             self._register(answer.claims)
             self._ready.put_many(answer.claims)
+            _compat.give_way()  # handlers first, then the next claim
             signal("task.claimed", worker_id=self._worker_id, queue=queue, count=len(answer.claims))
         return answer
 

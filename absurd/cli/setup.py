@@ -131,8 +131,8 @@ def verify(target: Target, queue: str | None, as_json: bool) -> int:
 def grants_command(prefix: str) -> None:
     """Print the SQL for roles with the least rights.
 
-    The roles are worker, emitter and viewer. Asks no database. The owner of the schema runs it, again after every upgrade: it takes the functions from everybody else,
-    makes the roles where they are missing, and grants each what its job needs.
+    The roles are worker, emitter and viewer. Asks no database. The owner of the schema runs it, again after every upgrade: it
+    takes the functions from everybody else, makes the roles where they are missing, and grants each what its job needs.
 
     \b
     Examples:
