@@ -17,7 +17,7 @@ import psycopg
 
 from absurd.errors import SchemaMissing, SchemaNewer
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 """The release this package installs."""
 
 Connection = psycopg.Connection[Any]
