@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
@@ -420,3 +421,33 @@ def test_a_usual_spawn_keeps_the_limit_that_comes_first(
     call = "select absurd.spawn_minted(%s, absurd.mint_id(clock_timestamp(), 1, 0), 't', '1', %s, %s, '{\"a\": 1}')"
     assert q.value(call, (q.name, asked, fallback)) is True
     assert q.rows("select max_attempts, headers from absurd.tasks") == [{"max_attempts": kept, "headers": {"a": 1}}]
+
+
+@pytest.mark.parametrize("limit", [0, -1, "many", 1.5, 5_000_000_000, [1]])
+@pytest.mark.parametrize("key", ["max_attempts", "default_max_attempts"])
+def test_a_bad_limit_is_refused_by_the_short_way_too(q: Queue, key: str, limit: object) -> None:
+    with pytest.raises(psycopg.Error) as told:
+        q.spawn(**{key: limit})
+    assert told.value.sqlstate in ("AB004", "P0001")
+    assert q.view("t") == []
+
+
+def test_a_default_limit_that_is_not_needed_is_not_looked_at(q: Queue) -> None:
+    q.spawn(max_attempts=3, default_max_attempts="many")
+    assert q.view("t")[0]["max_attempts"] == 3
+
+
+def test_a_limit_of_null_is_none_whatever_the_queue_says(q: Queue) -> None:
+    q.policy(default_max_attempts=7)
+    q.spawn(max_attempts=None)
+    assert q.view("t")[0]["max_attempts"] is None
+
+
+def test_a_usual_spawn_is_due_at_the_moment_it_was_made(q: Queue) -> None:
+    before = q.value("select clock_timestamp()")
+    spawned = q.spawn(headers={"trace": 1})
+    (row,) = q.rows(
+        "select t.enqueue_at, l.due_at, l.created_at, l.rank, t.headers from absurd.tasks t join absurd.live l using (task_id)"
+    )
+    assert before <= row["enqueue_at"] == row["due_at"] == row["created_at"] <= q.value("select clock_timestamp()")
+    assert (row["rank"], row["headers"], spawned["attempt"]) == (0, {"trace": 1}, 1)

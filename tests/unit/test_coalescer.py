@@ -124,3 +124,43 @@ def test_a_loop_that_ended_in_the_middle_does_not_stop_the_next_one() -> None:
 
     asyncio.run(abandoned())
     assert asyncio.run(later()) == "B"
+
+
+async def test_nobody_waits_for_a_connection_that_was_lost_for_another_one_by_one() -> None:
+    sender = Sender()
+
+    async def send(items: list[str]) -> list[str]:
+        if items == ["a"]:
+            sender.sent.append(items)
+            raise ConnectionLost("gone")
+        return await sender(items)
+
+    tasks = await under_way(sender, Coalescer(send, len), "a", "bad", "c")
+    sender.gate.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [str, ConnectionLost, ConnectionLost, ConnectionLost]
+    assert sender.sent == [["first"], ["a", "bad", "c"], ["a"]]
+
+
+def test_a_loop_of_another_thread_sends_by_itself() -> None:
+    sender = Sender()
+
+    async def here() -> list[str]:
+        first = asyncio.create_task(calls.call("first"))
+        await sender.entered.wait()
+        loop = asyncio.get_running_loop()
+        second = loop.run_in_executor(None, lambda: asyncio.run(_sent_by_itself(calls)))
+        answer = await asyncio.wait_for(second, 20)
+        sender.gate.set()
+        return [await first, answer]
+
+    calls = sender.coalescer()
+    assert asyncio.run(here()) == ["FIRST", "own"]
+
+
+async def _sent_by_itself(calls: Coalescer[str, str]) -> str:
+    async def own(items: list[str]) -> list[str]:
+        return ["own" for _ in items]
+
+    calls._send = own
+    return await calls.call("b")
