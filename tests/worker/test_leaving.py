@@ -93,6 +93,10 @@ def test_what_was_claimed_ahead_is_handed_back(q: Queue, start: Start, file_gate
     worker.wait(said="began")
     worker.send(signal.SIGTERM)
     worker.wait(signal="worker.draining")
+    # before the slot is free: the draining is said a moment before the buffer is closed
+    worker.wait_until(
+        lambda: all(q.state(task) in ("sleeping", "pending") for task in behind), "what it claimed ahead is handed back"
+    )
     gate.open()
     assert worker.exit_code() == 0
     claimed = sum(line["count"] for line in worker.said(signal="task.claimed"))
