@@ -17,7 +17,8 @@ import psycopg
 
 from absurd.errors import SchemaMissing, SchemaNewer
 
-VERSION = "0.2.0"
+#: beyond the numbers of the original: its absurdctl would take the schema of one of its releases for its own, and migrate it
+VERSION = "0.100.0"
 """The release this package installs."""
 
 Connection = psycopg.Connection[Any]

@@ -20,7 +20,7 @@ def test_init_and_version(shell: Shell, empty_database_url: str) -> None:
     shell.run("migrate")
     shell.run("init")
     shell.run("init")
-    shell.run("init", "--ref", "0.2.0")
+    shell.run("init", "--ref", "0.100.0")
     shell.run("init", "--ref", "0.4.0")
     shell.run("schema-version")
     shell.run("schema-version", "--json")
