@@ -2,10 +2,11 @@
 
 from absurd._async.client import AsyncAbsurd
 from absurd._async.context import AsyncTaskContext
-from absurd._async.context import TransactionStep as AsyncTransactionStep
+from absurd._async.transaction import TransactionStep as AsyncTransactionStep
 from absurd._context import get_current_context
 from absurd._sync.client import Absurd
-from absurd._sync.context import TaskContext, TransactionStep
+from absurd._sync.context import TaskContext
+from absurd._sync.transaction import TransactionStep
 from absurd.errors import (
     AbsurdError,
     CancelledTask,

@@ -26,6 +26,7 @@ from absurd._db.batch import Answer
 from absurd._db.procedures import Claim
 from absurd._sync import _compat
 from absurd._sync.session import Session, raise_mapped
+from absurd._sync.transaction import TransactionStep
 from absurd.errors import (
     CancelledTask,
     FailedTask,
@@ -180,7 +181,7 @@ class TaskContext:
 
         Each is a step of its own, kept as soon as it is done: what is committed is not run again when the task is. Names are
         given in the order of `steps`, so they do not depend on which is faster. When some fail, the others come to their
-        end first; then the error of the first that failed is raised. In `Absurd` each runs in a thread.
+        end first; then the error of the first of them, in the order of `steps`, is raised. In `Absurd` each runs in a thread.
         """
         if limit is not None:
             options.whole_number(limit, "limit")
@@ -202,8 +203,8 @@ class TaskContext:
         ended = _compat.all_of([functools.partial(run, name) for name in missing], limit or len(missing))
         errors = [value for value in ended if isinstance(value, BaseException)]
         # control flow first: a lost lease says more than what a step made of it
-        for error in sorted(errors, key=lambda error: isinstance(error, Exception)):
-            raise error
+        if errors:
+            raise min(errors, key=lambda error: isinstance(error, Exception))
         values.update(zip(missing, ended, strict=True))
         return {name: values[name] for name in steps}
 
@@ -526,57 +527,6 @@ class TaskContext:
         if isinstance(since, datetime) and since.tzinfo is not None:
             return since
         raise InvalidOption(f'since must be "ever", "task_start" or an aware datetime, not {since!r}')
-
-
-class TransactionStep:
-    """The inside of `ctx.transaction`: `done`, `result`, and calls that share the step's transaction."""
-
-    __slots__ = ("_client", "_conn", "_name", "done", "result")
-
-    def __init__(self, client: Absurd, conn: _compat.Connection | None, name: str, done: bool, result: Any) -> None:
-        self._client = client
-        self._conn = conn
-        self._name = name
-        self.done = done
-        self.result = result
-
-    @property
-    def connection(self) -> _compat.Connection:
-        """The step's psycopg connection; StepError when the step has committed before (ask `done` first)."""
-        if self._conn is None:
-            raise StepError(f'step "{self._name}" has committed before: guard the block with `if not tx.done:`')
-        return self._conn
-
-    def execute(self, query: Any, params: Any = None) -> _compat.Cursor | NoRows:
-        """Execute SQL in the step's transaction; no rows and no effect when the step has committed before."""
-        if self._conn is None:
-            return NoRows()
-        return self._conn.execute(query, params)
-
-    def spawn(self, task_name: str, params: Any = None, **options: Any) -> Any:
-        """Spawn in the step's transaction; None when the step has committed before."""
-        return None if self._conn is None else self._client.bind(self._conn).spawn(task_name, params, **options)
-
-    def emit_event(
-        self, event_name: str, payload: Any = None, queue_name: str | None = None, *, mode: EmitMode = "latch"
-    ) -> bool:
-        """Emit in the step's transaction; False when the step has committed before."""
-        if self._conn is None:
-            return False
-        return self._client.bind(self._conn).emit_event(event_name, payload, queue_name, mode=mode)
-
-
-class NoRows:
-    """What a query answers in a step that has committed before: nothing."""
-
-    rowcount = 0
-
-    def fetchone(self) -> None:
-        """None: there is no row."""
-
-    def fetchall(self) -> list[Any]:
-        """An empty list."""
-        return []
 
 
 def make_context(client: Absurd, claim: Claim, writer: Writer, running: _compat.Running, lease: float) -> TaskContext:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from psycopg.types.json import Jsonb
 
+from absurd._core import retries
 from tests.sql.driver import Queue, refused
 
 
@@ -109,3 +110,14 @@ def test_jitter_leaves_a_share_of_the_pause_to_chance(q: Queue) -> None:
 def test_a_jitter_that_is_none_is_refused_at_spawn(q: Queue, jitter: object) -> None:
     with refused("AB003"):
         q.spawn(retry_strategy={"kind": "fixed", "jitter": jitter})
+
+
+@pytest.mark.parametrize("kind", ["none", "fixed", "exponential"])
+@pytest.mark.parametrize(
+    "given", [{}, {"base_seconds": 3}, {"base_seconds": 3, "factor": 1.5, "max_seconds": 9}, {"factor": 1e200}]
+)
+def test_the_pauses_of_a_step_are_those_of_a_task(q: Queue, kind: str, given: dict[str, float]) -> None:
+    """The formula stands in SQL and, for steps, in Python."""
+    strategy = {"kind": kind, **given}
+    for tried in (1, 2, 5, 60):
+        assert retries.delay(strategy, tried) == pytest.approx(delay(q.conn, strategy, tried))

@@ -19,7 +19,7 @@ from absurd import (
     TaskResultSnapshot,
     get_current_context,
 )
-from absurd._async.context import TransactionStep
+from absurd._async.transaction import TransactionStep
 
 
 class Order(BaseModel):
