@@ -532,6 +532,3 @@ def call_soon(call: Callable[[], None]) -> None:
 def twin_client() -> Any:
     """The client class of the other world."""
     return importlib.import_module("absurd").Absurd
-
-
-Hook = Callable[..., Awaitable[Any] | Any]

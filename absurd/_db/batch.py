@@ -13,7 +13,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from absurd._db.call import Row
 from absurd._db.packing import Float8Array, Int4Array, JsonbArray, TextArray, TimestamptzArray, UuidArray
@@ -30,7 +30,6 @@ class Answer(NamedTuple):
 class Write:
     """A row to write for one run."""
 
-    phase: ClassVar[int] = 2
     queue_id: int
     run_id: bytes
     claim_no: int
@@ -74,7 +73,6 @@ class Complete(Write):
 
 @dataclass(slots=True)
 class AwaitEvent(Write):
-    phase: ClassVar[int] = 1
     step: str
     event_name: str
     timeout: float | None = None
@@ -83,7 +81,6 @@ class AwaitEvent(Write):
 
 @dataclass(slots=True)
 class AwaitTask(Write):
-    phase: ClassVar[int] = 1
     step: str
     awaited_queue_id: int
     awaited_task_id: uuid.UUID
@@ -94,7 +91,6 @@ class AwaitTask(Write):
 class Emit(Write):
     """Not tied to the run's lease: emitting is at-least-once, like any effect of a plain step."""
 
-    phase: ClassVar[int] = 0
     event_name: str
     payload: str
     mode: str = "latch"

@@ -418,6 +418,3 @@ def call_soon(call: Callable[[], None]) -> None:
 def twin_client() -> Any:
     """The client class of the other world."""
     return importlib.import_module("absurd").AsyncAbsurd
-
-
-Hook = Callable[..., Any]

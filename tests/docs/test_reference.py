@@ -12,7 +12,6 @@ import pytest
 
 import absurd
 from absurd import telemetry
-from absurd._async import context as async_context
 from absurd._sync import context
 from tests.docs.pages import ROOT, blocks, pages
 
