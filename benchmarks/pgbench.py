@@ -10,10 +10,23 @@ from pathlib import Path
 
 from benchmarks.environments import clean_environment
 
+_PARAMS = '{"n": 1, "note": "some forty bytes of params"}'
 SCRIPTS = {
     "select": "select;\n",
     "insert": "\\set n random(1, 9000000000000000)\ninsert into floor_tasks values (:n, 0);\n",
-    "spawn": "select * from absurd.spawn_task('bench', 'noop', '{\"n\": 1, \"note\": \"some forty bytes of params\"}');\n",
+    "rows": (
+        "\\set n random(1, 4000000000000)\n"
+        "with i as (select absurd.mint_id(now(), 7 * :n::bigint, 0) as id), t as (insert into absurd.tasks"
+        " (queue_id, task_id, task_name, params, max_attempts, enqueue_at)"
+        f" select 1, id, 'noop', '{_PARAMS}', 5, now() from i)"
+        " insert into absurd.live (queue_id, task_id, state, attempt, due_at, created_at, task_name)"
+        " select 1, id, 'p', 1, now(), now(), 'noop' from i;\n"
+    ),
+    "minted": (
+        "\\set n random(1, 4000000000000)\n"
+        f"select absurd.spawn_minted('bench', absurd.mint_id(now(), 7 * :n::bigint, 0), 'noop', '{_PARAMS}');\n"
+    ),
+    "spawn": f"select * from absurd.spawn_task('bench', 'noop', '{_PARAMS}');\n",
 }
 
 

@@ -194,10 +194,12 @@ def _floors() -> list[Row]:
         ("select", "empty select", 1),
         ("insert", "bare insert of a row", 1),
         ("insert", "bare insert of a row", 8),
+        ("rows", "bare insert of a spawn's two rows", 8),
+        ("minted", "absurd.spawn_minted, what the client calls", 8),
         ("spawn", "absurd.spawn_task", 1),
         ("spawn", "absurd.spawn_task", 8),
     ):
-        who = each(3, contender("ours-sync" if name == "spawn" else "floor", "pgbench"))
+        who = each(3, contender("floor" if name in ("select", "insert") else "ours-sync", "pgbench"))
         how = {"script": name, "clients": clients}
         many = f"{clients} client{'s' * (clients > 1)}"
         rows.append(Row(f"floor-{name}-{clients}c", f"pgbench: {title}, {many}", "pgbench", "transactions/s", who, how))

@@ -91,6 +91,10 @@ SPAWNS = (
         "floor-insert-8c", factor=0.7,
     ),
     Target(
+        "spawn_minted called by pgbench, 8 clients", "70 % of the bare insert of the same rows", "floor-minted-8c", "ours-sync",
+        ("ours-sync",), "floor-rows-8c", factor=0.7,
+    ),
+    Target(
         "spawn, of pgbench calling the same", "(aim) 86 %", "spawn", "ours-sync", ("ours-sync",), "floor-spawn-1c", factor=0.86
     ),
     Target("concurrent spawns, coalesced", "(aim) 20,000/s", "spawn-concurrent", "ours-async", bound=20_000),
