@@ -1,0 +1,1 @@
+"""The kit for `AsyncAbsurd`; the sync twin is generated."""
