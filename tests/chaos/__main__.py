@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -130,6 +131,7 @@ def main() -> int:
     chaos = Chaos(options.seconds, options.seed, breakage)
     print(f"chaos: {options.seconds:.0f} s, seed {options.seed} (CHAOS_SEED={options.seed} repeats it)", flush=True)
     logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # the producer repeats whatever breaks
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and workers are ended, too
     over = threading.Event()
     threading.Thread(target=progress, args=(chaos, over), daemon=True).start()
     try:

@@ -77,6 +77,8 @@ class Fleet:
         self.failures: list[str] = []
         self._locks = [threading.RLock() for _ in range(WORKERS)]
         self._open = True
+        # workers read from it: when we are gone, however that came, it ends, and so do they
+        self._lifeline, self._held = os.pipe()
         for slot in range(WORKERS):
             self._start(slot)
         self._watch = threading.Thread(target=self._supervise, daemon=True)
@@ -98,7 +100,7 @@ class Fleet:
         with open(self._folder / "logs" / id, "wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "tests.chaos.worker", json.dumps(settings)],
-                stdin=subprocess.DEVNULL,
+                stdin=self._lifeline,
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
@@ -239,6 +241,8 @@ class Fleet:
             if worker.alive:
                 worker.process.kill()
                 worker.process.wait()
+        os.close(self._held)
+        os.close(self._lifeline)
 
     def said(self, patterns: dict[str, str]) -> Counter[str]:
         """How often each pattern stands in all logs."""

@@ -249,6 +249,10 @@ class Proxy:
                 pair.abort()
         tell("partition", name, since)
 
+    async def do_echo(self) -> None:
+        """Say that every earlier order has been taken."""
+        tell("echo")
+
     async def do_quiet(self) -> None:
         """No more faults, those under way excepted."""
         self._wanted.clear()

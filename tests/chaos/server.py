@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from typing import Any
 import psycopg
 
 from absurd import embedded, schema
-from tests.fixtures.servers import _bindir
+from tests.fixtures.servers import _bindir, _session_folder
 
 DISK = "160m"
 SMALL = {"max_wal_size": "48MB", "min_wal_size": "32MB", "max_connections": "80"}
@@ -44,7 +43,8 @@ class Server:
 
     def __init__(self, folder: Path, settings: dict[str, str] | None = None, breakage: str = "") -> None:
         self._folder, self._settings = folder, settings or {}
-        self._version = os.environ.get("PG") or "18"
+        wanted = os.environ.get("PG") or "18"
+        self._version = wanted if wanted.isdigit() else "18"
         self._lock = threading.RLock()
         self._conn: psycopg.Connection[Any] | None = None
         self.start()
@@ -134,7 +134,9 @@ def small_disk() -> Iterator[SmallDisk]:
         raise NoDisk(f"a small tmpfs needs Linux, and this is {sys.platform}")
     if os.geteuid() != 0:
         raise NoDisk("mounting a small tmpfs needs root")
-    with own_folder() as folder:
+    with own_folder() as outer:
+        folder = outer / "disk"
+        folder.mkdir()
         done = subprocess.run(
             ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=0755", "tmpfs", str(folder)],
             capture_output=True,
@@ -148,13 +150,6 @@ def small_disk() -> Iterator[SmallDisk]:
             subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
-@contextlib.contextmanager
-def own_folder(keep: bool = False) -> Iterator[Path]:
-    """A short folder that a system user can enter."""
-    folder = Path(tempfile.mkdtemp(prefix="absurd-chaos-", dir="/tmp"))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        if not keep:
-            shutil.rmtree(folder, ignore_errors=True)
+def own_folder() -> contextlib.AbstractContextManager[Path]:
+    """A short folder that a system user can enter; servers in it end with it, at the latest when the next one is made."""
+    return _session_folder()

@@ -17,6 +17,7 @@ import logging
 import os
 import random
 import sys
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -190,7 +191,14 @@ def shift_clock(seconds: float) -> None:
             module.datetime = Shifted  # type: ignore[attr-defined]
 
 
+def end_with_parent() -> None:
+    """Leave when whoever started us is gone: stdin is a pipe that nobody writes to."""
+    os.read(0, 1)
+    os._exit(1)
+
+
 def main() -> None:
+    threading.Thread(target=end_with_parent, daemon=True).start()
     settings = json.loads(sys.argv[1])
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     shift_clock(settings["shift"])
