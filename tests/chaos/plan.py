@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 #: faults in half an hour; a shorter run has its share of each, and at least one
 HALF_HOUR = {
     "kill": 230,
-    "stop": 60,
+    "stop": 90,
     "term": 60,
     "crash": 23,
     "cut": 115,
     "lose": 115,
     "stall": 60,
     "hole": 60,
-    "partition": 30,
+    "partition": 45,
     "terminate": 150,
 }
 TASKS_IN_HALF_HOUR = 54_000
@@ -90,9 +90,10 @@ def _part(total: int, number: int, count: int) -> int:
 
 
 def _duration(kind: str, rng: random.Random) -> float:
-    """Seconds: around the lease, so that some of the stopped and cut-off come back in time and most do not."""
+    """Seconds: around the lease, so that the stopped and cut-off come back when somebody else has just taken over; a few
+    come back in time, and a few much later."""
     if kind in ("stop", "partition"):
-        return rng.uniform(0.5, 2.5) * LEASE
+        return rng.uniform(*rng.choice([(0.8, 1.6), (0.8, 1.6), (0.8, 1.6), (0.5, 3.0)])) * LEASE
     if kind in ("stall", "hole"):
         return rng.uniform(0.1, 2.0) * LEASE
     if kind == "crash":

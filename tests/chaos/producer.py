@@ -148,7 +148,7 @@ class Producer:
         payload = self._told.setdefault((queue, event), n * 7)
         self.ledger.append(Entry(n, queue, task_id, event, payload))
         if payload == n * 7:
-            at = time.monotonic() + self._rng.choice([0, 0.1, 2]) * self._rng.random()
+            at = time.monotonic() + self._rng.choice([0, 1, 3]) * self._rng.random()
             heapq.heappush(self._events, (at, queue, event, payload))
 
     def _by_key(self, app: Absurd, tasks: list[dict[str, Any]]) -> list[uuid.UUID]:

@@ -258,6 +258,7 @@ class Stage:
             problems += checks.count_effects(conn, self.producer.ledger, self.records)
             problems += checks.burnt_by_leaving(conn, self.fleet.departures, self._disturbed)
             expired = checks.expiries(conn, self.fleet.hits, LEASE, GRACE)
+            problems += checks.too_many_unexplained(expired)
             self.unexplained = len(expired.unexplained)
             for case in expired.unexplained[:5]:
                 self.note(f"a lease ran out, and no fault says why: {case}")

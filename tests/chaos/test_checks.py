@@ -35,7 +35,7 @@ class Journey:
         conn.execute("insert into chaos.effects values (%s, 'reserve', 1, 'token of reserve', 'w')", [self.task_id])
         conn.execute("insert into chaos.moves values (%s, 1, 'token of charge', 'w')", [self.task_id])
         tokens = [f"token of {step}" for step in checks.PLAIN]
-        result = {"n": 0, "event": 70, "tokens": tokens, "charge": "token of charge"}
+        result = {"n": 0, "event": 70, "tokens": tokens, "charge": "token of charge", "attempt": 1, "worker": "w"}
         conn.execute("select absurd.complete_run(%s, %s, %s)", [QUEUE, run, json.dumps(result)])
         self.write("journal", "started", "w", self.task_id, 1)
         for step in checks.PLAIN:
@@ -90,6 +90,8 @@ DAMAGE = {
         update absurd.attempts set result = jsonb_set(result, '{event}', '-1')""",
     "wrong result: another task's": "update absurd.attempts set result = jsonb_set(result, '{n}', '1')",
     "wrong result: not what the steps kept": "update absurd.checkpoints set state = '\"other\"' where name = 'pack'",
+    "a run that had lost its claim ended the task": "update absurd.attempts set claimed_by = 'another'",
+    "a run that had ended kept a step": "update absurd.checkpoints set updated_at = now() + interval '1 minute'",
     "a transactional effect that is not there exactly once": "insert into chaos.moves select * from chaos.moves",
     "a transactional effect that is not the one its step kept": "update chaos.moves set token = 'other'",
     "an effect in the database that its step kept is missing": "delete from chaos.effects",
@@ -195,6 +197,12 @@ def test_a_lease_runs_out_because_of_what_hit_its_worker(
     found = checks.expiries(journey.conn, hits, LEASE, 1.0)
     assert found.count == 1
     assert len(found.unexplained) == (not explains)
+
+
+def test_leases_that_run_out_without_a_fault_are_a_problem_but_for_a_few() -> None:
+    assert checks.too_many_unexplained(checks.Expiries(10, ["one", "two"])) == []
+    found = checks.too_many_unexplained(checks.Expiries(10, ["one", "two", "three", "four"]))
+    assert [problem.count for problem in found] == [4]
 
 
 def test_a_worker_that_left_in_order_burns_no_attempt(journey: Journey, expired: float) -> None:

@@ -72,11 +72,16 @@ class Journey:
     def row(self, ctx: Any, step: str, token: str) -> tuple[Any, ...]:
         return (ctx.task_id, step, ctx.attempt, token, self.worker)
 
+    def result(self, ctx: Any, n: int, event: Any, tokens: list[str], charge: str) -> dict[str, Any]:
+        """What was done, and by whom: the engine has to say the same."""
+        done = {"n": n, "event": event, "tokens": tokens, "charge": charge}
+        return {**done, "attempt": ctx.attempt, "worker": self.worker}
+
     def pause(self) -> float:
-        """Seconds that a step takes."""
-        return (
-            self._chance.uniform(1.2, 1.8) * self.lease if self._chance.random() < LONG else self._chance.random() / 30
-        )
+        """Seconds that a step takes: mostly a tenth, so that a good many are under way at a time; a few outlast the lease."""
+        if self._chance.random() < LONG:
+            return self._chance.uniform(1.2, 1.8) * self.lease
+        return 0.4 * self._chance.random() ** 2
 
     def options(self) -> dict[str, Any]:
         return {
@@ -118,7 +123,7 @@ def work_async(here: Journey) -> None:
                 if params.get("nap"):
                     await ctx.sleep_for("nap", params["nap"])
                 tokens += [await ctx.step(step, lambda step=step: plain(step)) for step in ("pack", "ship")]
-                return {"n": params["n"], "event": event, "tokens": tokens, "charge": tx.result}
+                return here.result(ctx, params["n"], event, tokens, tx.result)
 
             for queue in here.queues:
                 app.register_task(name_in(here, queue), queue=queue)(journey)
@@ -153,7 +158,7 @@ def work_sync(here: Journey) -> None:
             if params.get("nap"):
                 ctx.sleep_for("nap", params["nap"])
             tokens += [ctx.step(step, lambda step=step: plain(step)) for step in ("pack", "ship")]
-            return {"n": params["n"], "event": event, "tokens": tokens, "charge": tx.result}
+            return here.result(ctx, params["n"], event, tokens, tx.result)
 
         for queue in here.queues:
             app.register_task(name_in(here, queue), queue=queue)(journey)
