@@ -48,7 +48,8 @@ def differences(expected: Ending, found: Ending, repeated: Mapping[str, int]) ->
         lines.append(f"state is {found.standing.state}, not {expected.standing.state}{why}")
     elif found.result != expected.result:
         lines.append(f"result is {_shown(found.result)}, not {_shown(expected.result)}")
-    elif _failure(found.standing) != _failure(expected.standing):
+    elif not _timed_out(found.standing) and _failure(found.standing) != _failure(expected.standing):
+        # (where all attempts fail, the crash may have been the last)
         lines.append(f"failure is {_failure(found.standing)}, not {_failure(expected.standing)}")
     lines += _effects(expected.effects, found.effects, repeated)
     lines += _events(expected.events, found.events)
@@ -82,9 +83,13 @@ def _failure(standing: Standing) -> str:
     failure = standing.failure
     if standing.state == "completed" or not isinstance(failure, dict):
         return ""
-    if failure.get("name") == "$ClaimTimeout":
+    if _timed_out(standing):
         return "$ClaimTimeout (a crash costs an attempt, and there was none left: raise max_attempts)"
     return f"{failure.get('name')}: {failure.get('message')}"
+
+
+def _timed_out(standing: Standing) -> bool:
+    return isinstance(standing.failure, dict) and standing.failure.get("name") == "$ClaimTimeout"
 
 
 def _masked(value: Any, tasks: Mapping[uuid.UUID, str]) -> Any:

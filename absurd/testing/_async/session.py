@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from typing import Any, Protocol, TypeVar
 
 import psycopg
-from psycopg.pq import TransactionStatus
 
 from absurd._async import _compat
 from absurd._async.client import AsyncAbsurd
@@ -71,6 +70,8 @@ class TestSession(Session):
             raise ConfigError("a test client needs a connection in autocommit: psycopg.connect(url, autocommit=True)")
         self._ours = self._borrowed is None
         self._told: Any = None
+        self.in_transaction = False
+        """Whether a step's transaction is open: what is written now commits later, with more."""
         self.clock: Clock | None = None
         self.witness: Witness | None = None
 
@@ -83,12 +84,6 @@ class TestSession(Session):
     def mints_ids(self) -> bool:
         """False: ids carry the time, which is the test's."""
         return False
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether what is written now commits later, with more."""
-        conn = self._borrowed
-        return conn is not None and conn.info.transaction_status != TransactionStatus.IDLE
 
     @contextlib.asynccontextmanager
     async def connection(self, patience: float | None = None) -> AsyncIterator[_compat.Connection]:
@@ -115,11 +110,14 @@ class TestSession(Session):
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[_compat.Connection]:
         """A transaction; the witness hears of its beginning, and just before and after its commit."""
-        witness = self.witness
+        inside, witness = self.in_transaction, self.witness
+        if inside:  # a part of another one commits nothing
+            witness = None
         if witness is not None:
             await witness.begin()
         try:
             async with super().transaction() as conn:
+                self.in_transaction = True
                 yield conn
                 boundary = None if witness is None else await witness.about_to_commit(conn)
         except BaseException:
@@ -127,6 +125,8 @@ class TestSession(Session):
             if witness is not None:
                 await witness.rolled_back()
             raise
+        finally:
+            self.in_transaction = inside
         if witness is not None and boundary is not None:
             await witness.after(boundary)
 

@@ -19,7 +19,7 @@ from absurd.testing._async.session import TestSession
 from absurd.testing.values import Boundary, Killed, Side, without_ids
 from absurd.testing.verdict import minus
 
-#: kind, name and whether the engine refuses it from a worker that lost the run; how each row a run writes is called
+#: How each row that a run writes is called: its kind, and which of its fields is its name.
 _ROWS: dict[type[batch.Write], tuple[str, str]] = {
     batch.Checkpoint: ("checkpoint", "name"),
     batch.Sleep: ("sleep", "step"),
@@ -76,6 +76,10 @@ class Witness:
             return execute() if given is None else given(ctx, execute)
 
         return run
+
+    def settle(self) -> None:
+        """The handler has ended, and with it all its branches: what is written now says how."""
+        self._lane = None
 
     async def end(self) -> None:
         """The run has come to its end, or to ours."""
@@ -195,7 +199,7 @@ class WitnessedWriter:
         """Return after the row's commit, unless the witness lets the run die there."""
         if self._session.in_transaction:  # commits later, with more
             return await self._writer.write(row)
-        kind, name = _ROWS[type(row)]
+        kind, name = _ROWS.get(type(row), (type(row).__name__.lower(), ""))
         boundary = await self._witness.before(kind, str(getattr(row, name, None) or ""))
         answer = await self._writer.write(row)
         await self._witness.after(boundary, None if isinstance(row, batch.Emit) else answer.letter)

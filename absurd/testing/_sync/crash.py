@@ -108,6 +108,7 @@ class Trial:
         try:
             ended = execute(self._app, claim, writer, _compat.Running(), self._runner.lease)
             if not witness.dead:
+                witness.settle()
                 report(claim, ended)
                 row = settle(claim, ended)
                 if row is not None:

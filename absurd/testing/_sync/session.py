@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any, Protocol, TypeVar
 
 import psycopg
-from psycopg.pq import TransactionStatus
 
 from absurd._db.call import Call
 from absurd._sync import _compat
@@ -72,6 +71,8 @@ class TestSession(Session):
             raise ConfigError("a test client needs a connection in autocommit: psycopg.connect(url, autocommit=True)")
         self._ours = self._borrowed is None
         self._told: Any = None
+        self.in_transaction = False
+        """Whether a step's transaction is open: what is written now commits later, with more."""
         self.clock: Clock | None = None
         self.witness: Witness | None = None
 
@@ -84,12 +85,6 @@ class TestSession(Session):
     def mints_ids(self) -> bool:
         """False: ids carry the time, which is the test's."""
         return False
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether what is written now commits later, with more."""
-        conn = self._borrowed
-        return conn is not None and conn.info.transaction_status != TransactionStatus.IDLE
 
     @contextlib.contextmanager
     def connection(self, patience: float | None = None) -> Iterator[_compat.Connection]:
@@ -116,11 +111,14 @@ class TestSession(Session):
     @contextlib.contextmanager
     def transaction(self) -> Iterator[_compat.Connection]:
         """A transaction; the witness hears of its beginning, and just before and after its commit."""
-        witness = self.witness
+        inside, witness = self.in_transaction, self.witness
+        if inside:  # a part of another one commits nothing
+            witness = None
         if witness is not None:
             witness.begin()
         try:
             with super().transaction() as conn:
+                self.in_transaction = True
                 yield conn
                 boundary = None if witness is None else witness.about_to_commit(conn)
         except BaseException:
@@ -128,6 +126,8 @@ class TestSession(Session):
             if witness is not None:
                 witness.rolled_back()
             raise
+        finally:
+            self.in_transaction = inside
         if witness is not None and boundary is not None:
             witness.after(boundary)
 
