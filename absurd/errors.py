@@ -26,6 +26,8 @@
         EventError
         StepError
             StepNameError (ValueError)
+            StepOrderChanged
+            Compensated
         NotSerializable (TypeError)
         ValueTooLarge (ValueError)
         ValidationFailed (ValueError)
@@ -54,6 +56,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, cast
 __all__ = [
     "AbsurdError",
     "CancelledTask",
+    "Compensated",
     "ConfigError",
     "ConnectionLost",
     "ControlFlow",
@@ -79,6 +82,7 @@ __all__ = [
     "Snooze",
     "StepError",
     "StepNameError",
+    "StepOrderChanged",
     "SuspendTask",
     "TaskError",
     "TaskIdConflict",
@@ -257,6 +261,22 @@ class StepError(AbsurdError):
 
 class StepNameError(StepError, ValueError):
     """The name of a step is empty, too long or reserved."""
+
+
+class StepOrderChanged(StepError):
+    """New work was asked for while recorded steps were still ahead: the code has changed since, or takes its way by chance."""
+
+    default_hint = (
+        "put new steps after those that waiting tasks have done, or let these end under the old code; give a changed task a "
+        "new name; keep what decides the way (time, randomness, a request) in a step; or accept it: "
+        "register_task(..., strict_replay=False)"
+    )
+
+
+class Compensated(StepError):
+    """A task that has been undone was retried: its effects are no longer there, and its steps would not run again."""
+
+    default_hint = "spawn a new task instead"
 
 
 class NotSerializable(AbsurdError, TypeError):

@@ -148,6 +148,43 @@ class TaskResultSnapshot:
 
 
 @dataclass(frozen=True)
+class TaskHistory:
+    """A task as it was spawned, and what it has recorded since: enough to go through it again without doing it again.
+
+    `checkpoints`: values of steps and waits by name; `steps`: their names in the order of their commits; `timeouts`: waits that
+    ran out; `waits_at`: the step at which it waits for an event or a task now; `recorded_at`: the database's clock then.
+    """
+
+    queue_name: str
+    task_id: uuid.UUID
+    task_name: str
+    state: TaskState
+    attempt: int
+    params: Any
+    headers: dict[str, Any] | None
+    retry_strategy: Any
+    max_attempts: int | None
+    enqueue_at: datetime
+    recorded_at: datetime
+    checkpoints: dict[str, Any]
+    steps: list[str]
+    timeouts: list[str]
+    waits_at: str | None
+
+
+@dataclass(frozen=True)
+class ReplayCheck:
+    """Whether the code at hand can take a recorded task up again. `why`: one sentence, of where it goes on or why it cannot;
+    `step`: the step it goes on with, if it gets that far."""
+
+    task_id: uuid.UUID
+    task_name: str
+    breaks: bool
+    why: str
+    step: str | None = None
+
+
+@dataclass(frozen=True)
 class StepHandle:
     """A step between `begin_step` and `complete_step`; `done` with its stored `state` when it ran before."""
 

@@ -49,6 +49,17 @@ async def maybe_await(value: Any) -> Any:
     return (await value) if inspect.isawaitable(value) else value
 
 
+def whereabouts() -> Any:
+    """The asyncio task (the thread) that calls."""
+    return asyncio.current_task()
+
+
+async def let_others_run() -> None:
+    """What other tasks do before they wait for something; nothing on threads, which run anyway."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
 def check_timeout(seconds: float | None) -> None:
     """The twin refuses one: a thread cannot be stopped."""
 

@@ -8,16 +8,17 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from absurd._async import _compat
+from absurd._async import _compat, rehearsal
+from absurd._async import saga as sagas
 from absurd._async.batchwork import work_claimed
 from absurd._async.bulk import Bulk, Chunk
-from absurd._async.context import as_uuid, check_event
+from absurd._async.context import AsyncTaskContext
 from absurd._async.session import POOL_SIZE, Session, mint_task_ids
 from absurd._async.watch import Watcher
 from absurd._async.worker import DRAIN_SECONDS, Worker
 from absurd._core import codec, options
 from absurd._core.options import MaxAttempts, SpawnRow
-from absurd._core.registry import Registry
+from absurd._core.registry import Registry, undo_name
 from absurd._db import procedures
 from absurd._db.call import Call, Row
 from absurd.errors import ConfigError, InvalidOption, TaskNotFound
@@ -29,10 +30,12 @@ from absurd.types import (
     QueueDetachMode,
     QueuePolicy,
     QueueStorageMode,
+    ReplayCheck,
     RetryStrategy,
     RetryTaskResult,
     SpawnRequest,
     SpawnResult,
+    TaskHistory,
     TaskId,
     TaskResultSnapshot,
 )
@@ -140,15 +143,23 @@ class AsyncAbsurd:
         default_retry_strategy: RetryStrategy | None = None,
         params: Any = None,
         result: Any = None,
+        saga: bool = False,
+        strict_replay: bool = True,
     ) -> Callable[[Handler], Handler]:
         """Decorator for a handler `(params, ctx)`; returns it unchanged.
 
         `params` and `result` are types (pydantic model, dataclass, TypedDict, or anything a TypeAdapter takes) that values
         are held against at spawn and at claim; the annotation of the handler's first parameter serves as `params` when it
         is a model, dataclass or TypedDict.
+
+        `saga=True`: steps may have `undo=`; a task `$undo:NAME`, registered along, runs these when a task fails for good or is
+        cancelled. `strict_replay=False`: new steps may come before recorded ones (otherwise StepOrderChanged).
         """
         if queue is not None:
             options.queue_name(queue)
+
+        async def undo(task: Any, ctx: AsyncTaskContext) -> Any:
+            return await sagas.undo(self, task, ctx)
 
         def register(handler: Handler) -> Handler:
             _compat.check_handler(name, handler)
@@ -161,7 +172,11 @@ class AsyncAbsurd:
                 default_retry_strategy=default_retry_strategy,
                 params=params,
                 result=result,
+                saga=saga,
+                strict_replay=strict_replay,
             )
+            if saga:
+                self._registry.add(undo_name(name), undo, queue=queue, default_retry_strategy=sagas.RETRIES)
             return handler
 
         return register
@@ -274,8 +289,17 @@ class AsyncAbsurd:
 
     async def fetch_task_result(self, task_id: TaskId, queue_name: str | None = None) -> TaskResultSnapshot | None:
         """How a task stands now; None for an unknown task."""
-        found = await self._session.run(procedures.get_task_result(self._queue(queue_name), as_uuid(task_id)))
+        found = await self._session.run(procedures.get_task_result(self._queue(queue_name), options.as_uuid(task_id)))
         return None if found is None else _snapshot(found)
+
+    async def fetch_history(self, task_id: TaskId, queue_name: str | None = None) -> TaskHistory | None:
+        """A task and all that it has recorded, whatever its state; None for an unknown task."""
+        return await self._session.run(procedures.task_history(self._queue(queue_name), options.as_uuid(task_id)))
+
+    async def check_replay(self, history: TaskHistory) -> ReplayCheck:
+        """Run the registered handler over what a task has recorded, effects off, and say whether it would go on where the task
+        stopped. Steps do not run, nothing is written; code between steps runs as in every replay."""
+        return await rehearsal.check(self, history)
 
     async def await_task_result(
         self, task_id: TaskId, timeout: float | None = None, queue_name: str | None = None
@@ -285,7 +309,7 @@ class AsyncAbsurd:
         Raises TimeoutError after `timeout` seconds, TaskNotFound for an unknown task, and ConnectionLost when the database
         cannot be reached at first; later losses are waited out.
         """
-        queue, wanted = self._queue(queue_name), as_uuid(task_id)
+        queue, wanted = self._queue(queue_name), options.as_uuid(task_id)
         if isinstance(timeout, (int, float)):
             timeout = max(timeout, 0)  # a deadline that has passed: one look
         limit = None if timeout is None else options.seconds_of(timeout, "timeout")
@@ -312,13 +336,15 @@ class AsyncAbsurd:
             given["max_attempts"] = options.whole_number(max_attempts, "max_attempts")
         if spawn_new and self._session.mints_ids:
             given["task_id"] = mint_task_ids(1)[0]
-        call = procedures.retry_task(self._queue(queue_name), as_uuid(task_id), codec.encode(given), "task_id" in given)
+        call = procedures.retry_task(
+            self._queue(queue_name), options.as_uuid(task_id), codec.encode(given), "task_id" in given
+        )
         new_task, run, attempt, created = await self._session.run(call)
         return {"task_id": new_task, "run_id": run, "attempt": attempt, "created": created}
 
     async def cancel_task(self, task_id: TaskId, queue_name: str | None = None) -> None:
         """Cancel a task; a no-op once it has ended. A running handler is told at its next context call."""
-        await self._session.run(procedures.cancel_task(self._queue(queue_name), as_uuid(task_id)))
+        await self._session.run(procedures.cancel_task(self._queue(queue_name), options.as_uuid(task_id)))
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -329,7 +355,7 @@ class AsyncAbsurd:
 
         "latch": the first emit of a name wins, later ones change nothing (False). "next": replaces the payload.
         """
-        check_event(event_name, mode)
+        options.emit(event_name, mode)
         queue, text = self._queue(queue_name), codec.encode(payload, what="payload")
         if mode == "latch":
             letter = await self._session.run(procedures.emit_one(queue, event_name, text))
@@ -354,7 +380,7 @@ class AsyncAbsurd:
 
         async with Bulk(pack, on_progress, ahead=not self._session.borrowed) as bulk:
             async for name, payload in _compat.each(events):
-                check_event(name, mode)
+                options.emit(name, mode)
                 await bulk.add((name, codec.encode(payload, what="payload")))
             return await bulk.finish()
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from absurd._core import codec
 from absurd._core.registry import RegisteredTask
 from absurd.errors import ConfigError, InvalidOption
-from absurd.types import SpawnOptions
+from absurd.types import SpawnOptions, TaskId
 
 QUEUE_NAME_BYTES = 57
 #: Event names and idempotency keys are index entries, which Postgres limits to 2,704 bytes with all that belongs to them.
@@ -84,6 +84,25 @@ def event_name(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise InvalidOption("event_name must be a non-empty string")
     return text(value, "event_name", KEY_BYTES)
+
+
+def emit(name: Any, mode: str) -> None:
+    """Refuse an event without a name, or an unknown mode."""
+    event_name(name)
+    if mode not in ("latch", "next"):
+        raise InvalidOption(
+            f'unknown emit mode {mode!r}: use "latch" (first emit wins) or "next" (replaces, wakes waiters)'
+        )
+
+
+def as_uuid(value: TaskId) -> uuid.UUID:
+    """An id given as UUID or text; InvalidOption for anything else."""
+    if isinstance(value, uuid.UUID):
+        return value
+    try:
+        return uuid.UUID(str(value))
+    except ValueError:
+        raise InvalidOption(f"{value!r} is no id: give a UUID or its text") from None
 
 
 def policy(**options: Any) -> str | None:

@@ -67,6 +67,8 @@ class RegisteredTask:
     default_retry_strategy: Any
     params: Any
     result: Any
+    saga: bool = False
+    strict_replay: bool = True
 
     def check_params(self, params: Any) -> Any:
         """What the handler gets: validated when a type is declared, plain JSON otherwise."""
@@ -97,6 +99,11 @@ def _is_typed_dict(declared: type) -> bool:
     return issubclass(declared, dict) and hasattr(declared, "__required_keys__")
 
 
+def undo_name(task_name: str) -> str:
+    """The task that undoes tasks of a name."""
+    return f"$undo:{task_name}"
+
+
 class Registry:
     """The tasks of one client, by name."""
 
@@ -110,11 +117,13 @@ class Registry:
         handler: Callable[[Any, Any], Any],
         *,
         queue: str | None,
-        default_max_attempts: int | None,
-        default_cancellation: Any,
-        default_retry_strategy: Any,
-        params: Any,
-        result: Any,
+        default_max_attempts: int | None = None,
+        default_cancellation: Any = None,
+        default_retry_strategy: Any = None,
+        params: Any = None,
+        result: Any = None,
+        saga: bool = False,
+        strict_replay: bool = True,
     ) -> None:
         """Register; a later registration of the same name replaces the earlier one."""
         if not name or not name.strip():
@@ -137,6 +146,8 @@ class Registry:
             default_retry_strategy,
             params,
             result,
+            saga,
+            strict_replay,
         )
 
     def get(self, name: str) -> RegisteredTask | None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from absurd._db.call import Call, Row, nothing, scalar
 from absurd._db.packing import Int4Array, JsonbArray, TextArray, UuidArray
-from absurd.types import SpawnResult
+from absurd.types import SpawnResult, TaskHistory
 
 
 class Claim(NamedTuple):
@@ -232,6 +232,22 @@ def run_snapshot(queue: str, run_id: uuid.UUID) -> Call[Claim | None]:
         "select * from absurd.running_run(%s, %s)",
         (queue, run_id),
         lambda rows: Claim(*(*rows[0][:13], rows[0][13], queue)) if rows else None,
+        True,
+    )
+
+
+def task_history(queue: str, task_id: uuid.UUID) -> Call[TaskHistory | None]:
+    """What a task in any state has recorded; None for an unknown one."""
+
+    def read(rows: Sequence[Row]) -> TaskHistory | None:
+        return TaskHistory(queue, *rows[0]) if rows else None
+
+    return Call(
+        "select task_id, task_name, state, attempt, params, headers, retry_strategy, max_attempts, enqueue_at, claimed_at,"
+        " coalesce(checkpoints, '{}'), coalesce(steps, '{}'), coalesce(timeouts, '{}'), waits_at"
+        " from absurd.task_history(%s, %s)",
+        (queue, task_id),
+        read,
         True,
     )
 

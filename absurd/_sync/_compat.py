@@ -51,6 +51,15 @@ def maybe_await(value: Any) -> Any:
     return value
 
 
+def whereabouts() -> Any:
+    """The thread (the asyncio task) that calls."""
+    return threading.current_thread()
+
+
+def let_others_run() -> None:
+    """Nothing: threads run anyway."""
+
+
 def check_timeout(seconds: float | None) -> None:
     """InvalidOption for a timeout: a thread cannot be stopped."""
     if seconds is not None:

@@ -18,13 +18,14 @@ import psycopg
 from absurd._core import codec, options
 from absurd._core.options import seconds_of
 from absurd._core.outcome import Released
-from absurd._core.registry import validated
-from absurd._core.replay import History
-from absurd._core.retries import ONCE, StepPolicy, step_policy
+from absurd._core.registry import RegisteredTask, validated
+from absurd._core.replay import History, kept_moment
+from absurd._core.retries import step_policy
 from absurd._db import batch, procedures
 from absurd._db.batch import Answer
 from absurd._db.procedures import Claim
 from absurd._sync import _compat
+from absurd._sync import steps as _steps
 from absurd._sync.session import Session, raise_mapped
 from absurd._sync.transaction import TransactionStep
 from absurd.errors import (
@@ -32,7 +33,6 @@ from absurd.errors import (
     FailedTask,
     InvalidOption,
     LeaseLostSignal,
-    StepError,
     SuspendTask,
     TaskNotFound,
     TimeoutError,
@@ -72,10 +72,13 @@ class TaskContext:
     __slots__ = (
         "_claim",
         "_client",
+        "_guarded",
         "_history",
+        "_home",
         "_lease",
         "_log",
         "_running",
+        "_task",
         "_writer",
         "headers",
         "queue_name",
@@ -85,13 +88,16 @@ class TaskContext:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if not args or args[0] is not _key:
             raise TypeError("a task context is made by the worker, one for each run")
-        _, client, claim, writer, running, lease = args
+        _, client, claim, writer, running, lease, task, history = args
         self._client: Absurd = client
         self._claim: Claim = claim
         self._writer: Writer = writer
         self._running: _compat.Running = running
         self._lease: float = lease
-        self._history = History(claim.checkpoints, claim.timeouts)
+        self._task: RegisteredTask = task
+        self._history: History = history or History(claim.checkpoints, claim.timeouts, strict=task.strict_replay)
+        self._home = _compat.whereabouts()
+        self._guarded = False
         self.headers: dict[str, Any] = claim.headers or {}
         self.queue_name = claim.queue_name
         self.run_id = claim.run_id
@@ -136,6 +142,7 @@ class TaskContext:
         max_attempts: int | None = ...,
         retry_strategy: RetryStrategy | None = ...,
         timeout: Any = ...,
+        undo: Callable[[Any], Any] | None = ...,
     ) -> T: ...
     @overload
     def step(
@@ -146,6 +153,7 @@ class TaskContext:
         max_attempts: int | None = ...,
         retry_strategy: RetryStrategy | None = ...,
         timeout: Any = ...,
+        undo: Callable[[Any], Any] | None = ...,
     ) -> T: ...
     def step(
         self,
@@ -156,6 +164,7 @@ class TaskContext:
         max_attempts: int | None = None,
         retry_strategy: RetryStrategy | None = None,
         timeout: Any = None,
+        undo: Callable[[Any], Any] | None = None,
     ) -> Any:
         """Run `fn` once and keep its value; later executions of the task get the kept value.
 
@@ -165,15 +174,22 @@ class TaskContext:
         `max_attempts`: so often `fn` is tried before its error leaves the step, with the pauses of `retry_strategy` in
         between, in the worker's slot: at most 300 s each. `timeout` (seconds or timedelta) for each try; TimeoutError.
         A thread cannot be stopped: `timeout` is for Absurd. NonRetryableError ends the tries, RetryAfter sets a pause.
-        Raises NotSerializable or ValueTooLarge for a value that cannot be kept.
+
+        `undo(value)` takes the step's effect back when the task, registered with `saga=True`, fails for good or is cancelled:
+        the steps that were kept, the last one first, each as a durable step of a task of its own.
+
+        Raises NotSerializable or ValueTooLarge for a value that cannot be kept, and StepOrderChanged when the step is new
+        while recorded ones are still ahead.
         """
         policy = step_policy(max_attempts, retry_strategy, timeout)
         _compat.check_timeout(policy.timeout)
-        checkpoint = self._history.next_name(name)
-        self._check()
-        done, state = self._history.take(checkpoint)
+        if undo is not None:
+            _steps.guard(self)
+        checkpoint, done, state = self._ask(name)
         if not done:
-            state = self._keep(checkpoint, self._tried(checkpoint, fn, policy))
+            state = self._keep(checkpoint, _steps.tried(self, checkpoint, fn, policy))
+        if undo is not None:
+            self._history.undoable(checkpoint, undo, state)
         return state if returns is None else validated(state, returns, f'step "{checkpoint}"')
 
     def gather(self, steps: Mapping[str, Callable[[], Any]], *, limit: int | None = None) -> dict[str, Any]:
@@ -183,30 +199,7 @@ class TaskContext:
         given in the order of `steps`, so they do not depend on which is faster. When some fail, the others come to their
         end first; then the error of the first of them, in the order of `steps`, is raised. In `Absurd` each runs in a thread.
         """
-        if limit is not None:
-            options.whole_number(limit, "limit")
-        names = {name: self._history.next_name(name) for name in steps}
-        self._check()
-        values: dict[str, Any] = {}
-        missing: list[str] = []
-        for name, checkpoint in names.items():
-            done, state = self._history.take(checkpoint)
-            if done:
-                values[name] = state
-            else:
-                missing.append(name)
-
-        def run(name: str) -> Any:
-            self._check()
-            return self._keep(names[name], self._tried(names[name], steps[name], ONCE))
-
-        ended = _compat.all_of([functools.partial(run, name) for name in missing], limit or len(missing))
-        errors = [value for value in ended if isinstance(value, BaseException)]
-        # control flow first: a lost lease says more than what a step made of it
-        if errors:
-            raise min(errors, key=lambda error: isinstance(error, Exception))
-        values.update(zip(missing, ended, strict=True))
-        return {name: values[name] for name in steps}
+        return _steps.gather(self, steps, limit)
 
     def map(self, name: str, fn: Callable[[Any], Any], items: Iterable[Any], *, limit: int = 10) -> list[Any]:
         """`fn` of each item as a step of its own, at most `limit` at a time; the values in the order of the items.
@@ -222,14 +215,11 @@ class TaskContext:
 
         Options as `spawn` of the client takes them, but for `idempotency_key`, which is the step. Raises what that raises.
         """
-        checkpoint = self._history.next_name(step_name or f"$spawn:{task_name}")
-        self._check()
-        done, state = self._history.take(checkpoint)
+        checkpoint, done, state = self._ask(step_name or f"$spawn:{task_name}")
         if not done:
             if "queue" not in options and self._client._registry.get(task_name) is None:
                 options["queue"] = self.queue_name
-            key = f"$spawn:{self.task_id}:{checkpoint}"
-            state = self._keep(checkpoint, self._client.spawn(task_name, params, idempotency_key=key, **options))
+            state = self._spawn(checkpoint, task_name, params, options)
         return SpawnResult(
             task_id=uuid.UUID(state["task_id"]),
             run_id=uuid.UUID(state["run_id"]),
@@ -272,19 +262,22 @@ class TaskContext:
         A deadlock or serialization failure (SQLSTATE 40P01, 40001) comes out like any other error, since a block cannot be
         run again; `run_transaction` can do that. Raises ConnectionLost before the block when no connection is to be had.
         """
-        checkpoint = self._history.next_name(name)
-        with self._transaction(checkpoint) as tx:
-            yield tx
+        checkpoint, done, state = self._ask(name)
+        if done:
+            yield TransactionStep(self._client, None, checkpoint, done, state)
+            return
+        try:
+            with self._transaction(checkpoint) as tx:
+                yield tx
+        except Exception as error:
+            self._history.failed(checkpoint, error)
+            raise
 
     @contextlib.contextmanager
     def _transaction(self, checkpoint: str) -> Iterator[TransactionStep]:
         self._check()
-        done, state = self._history.take(checkpoint)
-        if done:
-            yield TransactionStep(self._client, None, checkpoint, done, state)
-            return
         with self._client._session.transaction() as conn:
-            tx = TransactionStep(self._client, conn, checkpoint, done, None)
+            tx = TransactionStep(self._client, conn, checkpoint, False, None)
             yield tx
             text = codec.encode(tx.result, what=f'result of step "{checkpoint}"')
             claim = self._claim
@@ -297,24 +290,35 @@ class TaskContext:
         tx.result = codec.roundtrip(text)
         self._history.keep(checkpoint, tx.result)
 
-    def run_transaction(self, name: str, fn: Callable[[TransactionStep], T]) -> T:
+    def run_transaction(
+        self, name: str, fn: Callable[[TransactionStep], T], *, undo: Callable[[Any], Any] | None = None
+    ) -> T:
         """`transaction` as a call: `fn(tx)` runs only when the step has not committed; returns its kept value.
 
         After a deadlock or serialization failure (SQLSTATE 40P01, 40001), which rolled everything back, `fn` is called
         again, up to five times in all; the last failure comes out. Not on a connection of yours, whose transaction began
-        before.
+        before. `undo` as in `step`.
         """
-        checkpoint = self._history.next_name(name)
+        if undo is not None:
+            _steps.guard(self)
+        checkpoint, done, state = self._ask(name)
+        if not done:
+            state = self._in_transaction(checkpoint, fn)
+        if undo is not None:
+            self._history.undoable(checkpoint, undo, state)
+        return state  # type: ignore[no-any-return, unused-ignore]
+
+    def _in_transaction(self, checkpoint: str, fn: Callable[[TransactionStep], Any]) -> Any:
         tries_left = 1 if self._client._session.borrowed else TRANSACTION_TRIES
         while True:
             tries_left -= 1
             try:
                 with self._transaction(checkpoint) as tx:
-                    if not tx.done:
-                        tx.result = _compat.maybe_await(fn(tx))
-                return tx.result  # type: ignore[no-any-return, unused-ignore]
-            except psycopg.Error as error:
-                if error.sqlstate not in TRY_AGAIN or not tries_left:
+                    tx.result = _compat.maybe_await(fn(tx))
+                return tx.result
+            except Exception as error:
+                if not isinstance(error, psycopg.Error) or error.sqlstate not in TRY_AGAIN or not tries_left:
+                    self._history.failed(checkpoint, error)
                     raise
             # of two that stood in each other's way, one goes first this time
             _compat.sleep(0.01 * 2 ** (TRANSACTION_TRIES - tries_left) * (0.5 + random.random()))
@@ -356,11 +360,9 @@ class TaskContext:
         self._sleep(step_name, wake_at=wake_at)
 
     def _sleep(self, step_name: str, *, delay: float | None = None, wake_at: datetime | None = None) -> None:
-        checkpoint = self._history.next_name(step_name)
-        self._check()
-        done, state = self._history.take(checkpoint)
+        checkpoint, done, state = self._ask(step_name)
         if done:
-            wake_at, delay = _moment(state, checkpoint), None
+            wake_at, delay = kept_moment(state, checkpoint), None
             if wake_at <= self._claim.claimed_at:
                 return
         answer = self._writer.write(batch.Sleep(*self._fence(), step=checkpoint, delay=delay, wake_at=wake_at))
@@ -402,14 +404,12 @@ class TaskContext:
         options.event_name(event_name)
         limit = None if timeout is None else seconds_of(timeout, "timeout")
         after = self._since(since)
-        checkpoint = self._history.next_name(step_name or f"$awaitEvent:{event_name}")
-        self._check()
-        done, payload = self._history.take(checkpoint)
+        checkpoint, done, payload = self._ask(step_name or f"$awaitEvent:{event_name}")
         if not done:
             if self._history.timed_out(checkpoint):
                 raise TimeoutError(f'Timed out waiting for event "{event_name}"')
-            answer = self._writer.write(batch.AwaitEvent(*self._fence(), checkpoint, event_name, limit, after))
-            payload = self._waited(answer, checkpoint, f'event "{event_name}"')
+            row = batch.AwaitEvent(*self._fence(), checkpoint, event_name, limit, after)
+            payload = self._wait(row, checkpoint, f'event "{event_name}"')
         return payload if returns is None else validated(payload, returns, f'payload of event "{event_name}"')
 
     def await_task_result(
@@ -419,23 +419,19 @@ class TaskContext:
 
         Holds no slot and no connection while it waits. Raises TimeoutError (durable) and TaskNotFound.
         """
-        awaited = as_uuid(task_id)
+        awaited = options.as_uuid(task_id)
         if awaited == self.task_id:
             raise InvalidOption("a task cannot wait for itself")
         limit = None if timeout is None else seconds_of(timeout, "timeout")
-        checkpoint = self._history.next_name(step_name or f"$awaitTaskResult:{awaited}")
-        self._check()
-        done, stored = self._history.take(checkpoint)
+        checkpoint, done, stored = self._ask(step_name or f"$awaitTaskResult:{awaited}")
         if not done:
             if self._history.timed_out(checkpoint):
                 raise TimeoutError(f'Timed out waiting for task "{awaited}"')
             queue_id = self._claim.queue_id
             if queue_name not in (None, self.queue_name):
                 queue_id = self._client._session.run(procedures.queue_id_of(options.queue_name(queue_name)))
-            answer = self._writer.write(batch.AwaitTask(*self._fence(), checkpoint, queue_id, awaited, limit))
-            if answer.letter == "u":
-                raise TaskNotFound(f'Task "{awaited}" not found in queue "{queue_name or self.queue_name}"')
-            stored = self._waited(answer, checkpoint, f'task "{awaited}"')
+            row = batch.AwaitTask(*self._fence(), checkpoint, queue_id, awaited, limit)
+            stored = self._wait(row, checkpoint, f'task "{awaited}"', f'queue "{queue_name or self.queue_name}"')
         return TaskResultSnapshot(stored["state"], stored.get("result"), stored.get("failure"))
 
     def emit_event(self, event_name: str, payload: Any = None, *, mode: EmitMode = "latch") -> bool:
@@ -443,7 +439,7 @@ class TaskContext:
 
         Repeated when the handler is: for an emit that commits with a step, use `transaction`.
         """
-        check_event(event_name, mode)
+        options.emit(event_name, mode)
         self._check()
         text = codec.encode(payload, what="payload")
         answer = self._writer.write(batch.Emit(*self._fence(), event_name, text, mode))
@@ -474,36 +470,48 @@ class TaskContext:
         if self._running.reason is not None:
             raise self._running.reason
 
-    def _tried(self, checkpoint: str, fn: Callable[[], Any], policy: StepPolicy) -> Any:
-        """The value of a step's function, tried as often as its policy says."""
-        tried = 0
-        while True:
-            tried += 1
-            try:
-                return _compat.within(policy.timeout, fn, f'step "{checkpoint}"')
-            except Exception as error:
-                pause = policy.pause(tried, error)
-                if pause is None:
-                    raise
-                self.log.warning('step "%s" failed, try %s of %s: %s', checkpoint, tried, policy.max_attempts, error)
-            while pause > 0:
-                self._check()
-                _compat.sleep(min(pause, 0.2))
-                pause -= 0.2
-            self._check()
+    def _ask(self, name: str) -> tuple[str, bool, Any]:
+        """The checkpoint name of the next call that uses `name`, and what is recorded of it; something new comes in order."""
+        checkpoint = self._history.next_name(name)
+        self._check()
+        done, state = self._history.take(checkpoint)
+        if not done and self._history.uneasy and not self._history.timed_out(checkpoint):
+            _steps.fresh(self, checkpoint)
+        return checkpoint, done, state
+
+    def _spawn(self, checkpoint: str, task_name: str, params: Any, chosen: Mapping[str, Any]) -> Any:
+        key = f"$spawn:{self.task_id}:{checkpoint}"
+        try:
+            spawned = self._client.spawn(task_name, params, idempotency_key=key, **chosen)
+        except Exception as error:
+            self._history.failed(checkpoint, error)
+            raise
+        return self._keep(checkpoint, spawned)
 
     def _keep(self, checkpoint: str, value: Any) -> Any:
-        text = codec.encode(value, what=f'value of step "{checkpoint}"')
-        self._accept(self._writer.write(batch.Checkpoint(*self._fence(), checkpoint, text)), "or")
+        try:
+            text = codec.encode(value, what=f'value of step "{checkpoint}"')
+        except Exception as error:
+            self._history.failed(checkpoint, error)
+            raise
+        self._write_checkpoint(checkpoint, text)
         state = codec.roundtrip(text)
         self._history.keep(checkpoint, state)
         return state
 
-    def _waited(self, answer: Answer, checkpoint: str, what: str) -> Any:
+    def _write_checkpoint(self, checkpoint: str, text: str) -> None:
+        self._accept(self._writer.write(batch.Checkpoint(*self._fence(), checkpoint, text)), "or")
+
+    def _wait(self, row: batch.Write, checkpoint: str, what: str, where: str = "") -> Any:
+        answer = self._writer.write(row)
         if answer.letter in ("s", "r"):
             raise SuspendTask(f"waiting for {what}")
         if answer.letter == "t":
             raise TimeoutError(f"Timed out waiting for {what}")
+        if answer.letter == "u":
+            error = TaskNotFound(f"{what[0].upper()}{what[1:]} not found in {where}")
+            self._history.failed(checkpoint, error)
+            raise error
         self._accept(answer, "a")
         self._history.keep(checkpoint, answer.payload)
         return answer.payload
@@ -529,39 +537,19 @@ class TaskContext:
         raise InvalidOption(f'since must be "ever", "task_start" or an aware datetime, not {since!r}')
 
 
-def make_context(client: Absurd, claim: Claim, writer: Writer, running: _compat.Running, lease: float) -> TaskContext:
-    """A context for one run; `lease` in seconds."""
-    return TaskContext(_key, client, claim, writer, running, lease)
+def make_context(
+    client: Absurd,
+    claim: Claim,
+    writer: Writer,
+    running: _compat.Running,
+    lease: float,
+    task: RegisteredTask,
+    history: History | None = None,
+) -> TaskContext:
+    """A context for one run; `lease` in seconds; `history` instead of the claim's own."""
+    return TaskContext(_key, client, claim, writer, running, lease, task, history)
 
 
 def get_current_context() -> TaskContext | None:
     """The context of the handler this code runs in, or None."""
     return current.get()
-
-
-def as_uuid(value: TaskId) -> uuid.UUID:
-    """An id given as UUID or text; InvalidOption for anything else."""
-    if isinstance(value, uuid.UUID):
-        return value
-    try:
-        return uuid.UUID(str(value))
-    except ValueError:
-        raise InvalidOption(f"{value!r} is no id: give a UUID or its text") from None
-
-
-def check_event(event_name: Any, mode: str) -> None:
-    """Refuse an event without a name, or an unknown mode."""
-    options.event_name(event_name)
-    if mode not in ("latch", "next"):
-        raise InvalidOption(
-            f'unknown emit mode {mode!r}: use "latch" (first emit wins) or "next" (replaces, wakes waiters)'
-        )
-
-
-def _moment(state: Any, checkpoint: str) -> datetime:
-    """A kept wake time: ISO 8601, as ours and the original's clients write it."""
-    try:
-        moment = datetime.fromisoformat(state)
-    except (TypeError, ValueError):
-        raise StepError(f'step "{checkpoint}" was no sleep when it was kept: rename the step that changed') from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -12,7 +12,7 @@ import click
 import psycopg
 
 from absurd import schema
-from absurd.cli import assist, dev, events, options, output, queues, setup, tasks, worker
+from absurd.cli import assist, dev, events, options, output, queues, replay, setup, tasks, worker
 from absurd.cli.connection import Target, scrubbed
 from absurd.errors import (
     AbsurdError,
@@ -63,7 +63,7 @@ SECTIONS: dict[str, list[click.Command]] = {
         tasks.cancel_task,
     ],
     "Events": [events.emit_event, events.list_events],
-    "Workers": [worker.worker],
+    "Workers": [worker.worker, replay.replay_check],
 }
 
 #: First match wins; everything else is 1. A DataError of the driver: an interval or number the server cannot read.

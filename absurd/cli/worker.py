@@ -68,7 +68,7 @@ def worker(
     _show_log(target.verbose)
     if any((target.database, target.host, target.port, target.user)):
         os.environ["ABSURD_DATABASE_URL"] = target.conninfo
-    client = _load(app)
+    client = load_app(app)
     settings: dict[str, Any] = {
         "concurrency": concurrency,
         "claim_timeout": int(claim_timeout) if claim_timeout == int(claim_timeout) else claim_timeout,
@@ -125,7 +125,7 @@ def _queues_named(client: Any, wanted: tuple[str, ...]) -> Iterator[None]:
         raise no_queue(missing[0], names) from None
 
 
-def _load(name: str) -> Any:
+def load_app(name: str) -> Any:
     """The client that MODULE:APP names; ConfigError says which half is wrong."""
     module_name, colon, attribute = name.partition(":")
     if module_name.endswith(".py") or "/" in module_name:

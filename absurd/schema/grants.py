@@ -23,7 +23,7 @@ _HELPERS = (
 )  # fmt: skip
 _READS = (
     "check_invariants", "get_queue_policy", "get_task_checkpoint_state", "get_task_checkpoint_states", "get_task_result",
-    "list_queues", "retry_delay_seconds", "unserved_tasks", "validate_queue_name",
+    "list_queues", "retry_delay_seconds", "task_history", "unserved_tasks", "validate_queue_name",
 )  # fmt: skip
 _EMITS = (
     "spawn_task", "spawn_tasks", "spawn_minted", "emit_event", "emit_events", "emit_one", "get_task_result", "watch_task",
@@ -34,7 +34,7 @@ _WORKS = (
     "complete_run", "complete_runs", "enforce_policies", "extend_claim", "extend_claims", "fail_run", "fail_runs",
     "get_task_checkpoint_state", "get_task_checkpoint_states", "hold_run", "housekeep", "retry_task", "running_run",
     "schedule_run", "schedule_runs", "set_checkpoints", "set_idle", "set_task_checkpoint_state", "take_housekeeping",
-    "try_emit_events", "unserved_tasks",
+    "task_history", "try_emit_events", "unserved_tasks",
 )  # fmt: skip
 
 #: role -> names of the functions it may call

@@ -124,6 +124,9 @@ COVERAGE = {
         READS,
         READS,
     ),
+    "task_history": Covered(
+        "sql/arrays::test_what_a_task_has_recorded_can_be_read_in_any_state_in_the_order_of_its_commits", UNKNOWN, READS, READS
+    ),
     # run transitions
     "complete_run": Covered(
         "sql/settle::test_a_completed_run_keeps_its_claim_and_hands_its_result_to_the_task",

@@ -507,3 +507,20 @@ def test_two_batches_at_once_share_the_rows_of_a_claim(q: Queue, connect: Connec
     first.conn.commit()
     assert len(mine) == len(yours) == 3
     assert not mine & yours
+
+
+def test_what_a_task_has_recorded_can_be_read_in_any_state_in_the_order_of_its_commits(q: Queue) -> None:
+    run = q.start(task_name="greet", params={"n": 1})
+    for step in ("zebra", "ape"):
+        q.checkpoint(run, step, step.upper())
+    q.await_event(run, "go", "wait")
+    (row,) = q.call("task_history", run["task_id"])
+    assert (row["task_name"], row["params"], row["state"], row["attempt"]) == ("greet", {"n": 1}, "sleeping", 1)
+    assert (row["checkpoints"], row["timeouts"], row["queue_id"]) == ({"zebra": "ZEBRA", "ape": "APE"}, None, q.id)
+    assert (row["steps"], row["waits_at"]) == (["zebra", "ape"], "wait")
+
+    q.emit("go", 7)
+    q.cancel(run["task_id"])
+    (row,) = q.call("task_history", run["task_id"])
+    assert (row["state"], row["steps"], row["waits_at"]) == ("cancelled", ["zebra", "ape", "wait"], None)
+    assert q.call("task_history", uuid.uuid4()) == []

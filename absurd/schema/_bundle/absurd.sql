@@ -3088,6 +3088,39 @@ select q.queue_id, q.queue_name, l.*, e.*
     where x.queue_id = q.queue_id and x.task_state is not null
       and x.finished_at > absurd.current_time() - interval '1 day') e;
 
+-- file: 82_history.sql
+
+-- What a task has recorded, for whoever goes through it again without doing it again. Reads only.
+
+-- Purpose: a task in any state, as claim_tasks describes one, with its state, the names of its checkpoints in the order they were
+-- committed, and the step it waits at. No row for an unknown task.
+create or replace function absurd.task_history(p_queue_name text, p_task_id uuid)
+  returns table (task_id uuid, attempt integer, claim_no integer, task_name text, params jsonb, headers jsonb,
+                 retry_strategy jsonb, max_attempts integer, enqueue_at timestamptz, claimed_at timestamptz, wake_event text,
+                 checkpoints jsonb, timeouts text[], queue_id integer, state text, steps text[], waits_at text)
+  language plpgsql stable security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_queue_id integer := absurd.queue_id_of(p_queue_name);
+begin
+  return query
+    select t.task_id, t.attempt, 0, t.task_name, t.params, t.headers, t.retry_strategy, t.max_attempts, t.enqueue_at,
+           absurd.current_time(), t.wake_event, k.states, k.timeouts, v_queue_id, t.state, k.steps,
+           (select w.step_name from absurd.waits w where w.queue_id = v_queue_id and w.task_id = p_task_id limit 1)
+      from absurd.all_tasks t
+     cross join lateral (
+       select jsonb_object_agg(x.name, x.state) filter (where x.outcome is null) as states,
+              array_agg(x.name) filter (where x.outcome is not null) as timeouts,
+              array_agg(x.name order by x.updated_at, x.name) filter (where x.outcome is null) as steps
+         from absurd.checkpoints x
+        where x.queue_id = v_queue_id and x.task_id = p_task_id and x.status = 'committed') k
+     where t.queue_id = v_queue_id and t.task_id = p_task_id;
+end
+$$;
+
 -- file: 90_cleanup.sql
 
 -- Retention: finished tasks and old events go in bounded batches, by index, skipping what somebody holds.
