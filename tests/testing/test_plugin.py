@@ -116,9 +116,8 @@ def test_tables_of_the_user_are_put_into_every_database(session: pytest.Pytester
 
 
 def test_a_failed_test_says_what_it_says_and_leaves_nothing(session: pytest.Pytester, server: TestServer) -> None:
-    before = set(left_over(server))
     session.makepyfile(
-        "def test_fails(absurd_client):\n    absurd_client.spawn('x', queue='test')\n    assert 1 == 2\n"
+        "def test_fails(absurd_client, absurd_database):\n    print(absurd_database)\n    assert 1 == 2\n"
     )
     result = run(session)
     result.assert_outcomes(failed=1)
