@@ -102,7 +102,19 @@ def crash_everywhere(
     claim_timeout: float | timedelta = ...,
     **spawn_options: Any,
 ) -> Coroutine[Any, Any, CrashReport]: ...
-def crash_everywhere(app: Any, task_name: str, params: Any = None, **options: Any) -> Any:
+def crash_everywhere(
+    app: Any,
+    task_name: str,
+    params: Any = None,
+    *,
+    events: Mapping[str, Any] | None = None,
+    effects: Callable[[], Any] | str | None = None,
+    reset: Callable[[], Any] | None = None,
+    key: Callable[[Any], Any] | None = None,
+    double_worker: bool = True,
+    claim_timeout: float | timedelta = 120.0,
+    **spawn_options: Any,
+) -> Any:
     """Run a task undisturbed, then once for each way to crash it; each of these runs must end like the first.
 
     Each commit of a run is such a way, three times: the worker dies just before it; it dies just after it, having heard of
@@ -132,4 +144,15 @@ def crash_everywhere(app: Any, task_name: str, params: Any = None, **options: An
     client, a task it does not know, or a queue in use.
     """
     call: Any = _async_crash if isinstance(app, AsyncAbsurd) else _sync_crash
-    return call(app, task_name, params, **options)
+    return call(
+        app,
+        task_name,
+        params,
+        events=events,
+        effects=effects,
+        reset=reset,
+        key=key,
+        double_worker=double_worker,
+        claim_timeout=claim_timeout,
+        spawn_options=spawn_options,
+    )

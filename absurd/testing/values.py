@@ -52,6 +52,7 @@ class Standing:
 class Due:
     """What a clock was moved to: the moment, and the task that has something to do then.
 
+    at    the moment, in UTC
     why   start (a delayed one), sleep, timeout (of a wait), retry, lease (of a worker that is gone), cancellation
     step  the name of the sleep or wait; event the event that did not come
     """
@@ -66,8 +67,10 @@ class Due:
 
 @dataclass(frozen=True)
 class Drained:
-    """What `drain` did: how many runs, how each ended, how often the clock was moved, and what is left.
+    """What `drain` did.
 
+    runs      how many handlers were run
+    moves     how often the clock was moved
     outcomes  completed, failed, snoozed, suspended, lost, cancelled: how many runs ended so
     left      state: how many tasks of the queue have not ended
     """
@@ -98,7 +101,8 @@ class Boundary:
 
 @dataclass(frozen=True)
 class CrashReport:
-    """What `crash_everywhere` has tried: the commits of the undisturbed run, in order, and how many runs there were."""
+    """What `crash_everywhere` has tried: the commits of the undisturbed run, in order, how many runs there were, and the state
+    and result that each of them came to."""
 
     boundaries: tuple[Boundary, ...]
     runs: int

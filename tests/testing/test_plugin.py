@@ -172,7 +172,7 @@ def test_the_plugin_is_an_entry_point_whose_fixtures_are_none_of_ours() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["entry-points"]["pytest11"] == {"absurd": plugin.__name__}
+    assert project["entry-points"]["pytest11"] == {plugin.__name__: plugin.__name__}
     named = set(re.findall(r"^def (\w*absurd\w*)\(", Path(plugin.__file__).read_text(encoding="utf-8"), re.M))
     assert named >= {"absurd_server", "absurd_database", "absurd_client", "async_absurd_client", "absurd_clock"}
     for path in (ROOT / "tests").rglob("*.py"):

@@ -16,13 +16,12 @@ from absurd._async.execute import execute, report
 from absurd._async.worker import settle
 from absurd._core import options
 from absurd._db.procedures import Claim
-from absurd.errors import ConfigError
+from absurd.errors import ConfigError, InvalidOption
 from absurd.testing import questions, verdict
-from absurd.testing._async.clock import FakeClock
-from absurd.testing._async.runner import LEASE, Runner
+from absurd.testing._async.clock import FakeClock, clock_of
+from absurd.testing._async.runner import Runner
 from absurd.testing._async.session import session_of
 from absurd.testing._async.witness import Witness, WitnessedWriter
-from absurd.testing.clock import Clock
 from absurd.testing.effects import Effects
 from absurd.testing.values import Boundary, CrashReport, Killed, Side, Standing
 from absurd.testing.verdict import Ending, Key
@@ -53,7 +52,7 @@ class Trial:
 
     def __init__(self, runner: Runner, plan: Plan, target: Boundary | None = None, side: Side = "before") -> None:
         self._runner = runner
-        self._plan = plan
+        self.plan = plan
         self.witness = Witness(runner.session, self._sample, target, side)
         self.witness.take_over = self._take_over
         self._app = copy.copy(runner.app)
@@ -67,7 +66,7 @@ class Trial:
 
     async def run(self) -> Ending:
         """How it ended; AssertionError when it does not."""
-        runner, plan = self._runner, self._plan
+        runner, plan = self._runner, self.plan
         for queue in runner.queues:
             await runner.app.purge_queue(queue)
         if plan.reset is not None:
@@ -132,13 +131,13 @@ class Trial:
         """Emit the events that somebody waits for, as far as they were given."""
         fed = False
         for queue_id, name, emitted in await self._runner.session.run(questions.waited_for(self._runner.ids)):
-            pattern = _match(name, self._plan.events)
+            pattern = _match(name, self.plan.events)
             if pattern is None:
                 continue
             queue = next(each for each, number in self._runner.queues.items() if number == queue_id)
             # whoever waits for what was emitted before waits for a newer one
             mode: Any = "next" if emitted else "latch"
-            fed = await self._runner.app.emit_event(name, self._plan.events[pattern], queue, mode=mode) or fed
+            fed = await self._runner.app.emit_event(name, self.plan.events[pattern], queue, mode=mode) or fed
         return fed
 
     async def _ended(self) -> Standing:
@@ -151,11 +150,11 @@ class Trial:
             why = f"it waits for task {standing.awaits}, which does not end"
         else:
             why = f"it stands at {standing}"
-        raise AssertionError(f'task "{self._plan.task_name}" does not end: {why}')
+        raise AssertionError(f'task "{self.plan.task_name}" does not end: {why}')
 
     async def _sample(self) -> Counter[str]:
         """How often each effect has happened so far; a task that was spawned is one."""
-        effects = self._plan.effects
+        effects = self.plan.effects
         session = self._runner.session
         found: Counter[str] = Counter()
         if isinstance(effects, str):
@@ -178,55 +177,76 @@ async def crash_everywhere(
     task_name: str,
     params: Any = None,
     *,
-    events: Mapping[str, Any] | None = None,
-    effects: Callable[[], Any] | str | None = None,
-    reset: Callable[[], Any] | None = None,
-    key: Key | None = None,
-    double_worker: bool = True,
-    claim_timeout: float = LEASE,
-    **spawn_options: Any,
+    events: Mapping[str, Any] | None,
+    effects: Callable[[], Any] | str | None,
+    reset: Callable[[], Any] | None,
+    key: Key | None,
+    double_worker: bool,
+    claim_timeout: Any,
+    spawn_options: Mapping[str, Any],
 ) -> CrashReport:
     """Run a task once undisturbed, then once for each way to crash it, and hold each end against the first."""
+    session = session_of(app)
     if app._registry.get(task_name) is None:
         raise ConfigError(f'task "{task_name}" is not registered with this client')
-    lease = options.seconds_of(claim_timeout, "claim_timeout")
-    session = session_of(app)
-    clock: Clock = session.clock or FakeClock(app)
+    if session.clock is None:
+        FakeClock(app)
+    runner = await _ready(app, claim_timeout)
+    plan = Plan(task_name, params, events or {}, effects, reset, key, spawn_options)
+    report = await _matrix(runner, plan, double_worker)
+    for queue in runner.queues:
+        await app.purge_queue(queue)
+    return report
+
+
+async def _matrix(runner: Runner, plan: Plan, double_worker: bool) -> CrashReport:
+    clock = clock_of(runner.session)
     start = clock.now
+    first = Trial(runner, plan)
+    expected = await first.run()
+    clock.rewind(start)
+    again = await Trial(runner, plan).run()
+    if lines := verdict.differences(expected, again, Counter()):
+        raise AssertionError(
+            f"two undisturbed runs differ:{_listed(lines)}\nFake what is random, let `reset` put the world back, or name what "
+            "of the result must be equal by `key`"
+        )
+    boundaries = first.witness.seen
+    crashes = _crashes(boundaries, double_worker)
+    for boundary, side in crashes:
+        clock.rewind(start)
+        await _crash(Trial(runner, plan, boundary, side), expected, f"{_HOW[side]} {boundary}")
+    return CrashReport(tuple(boundaries), 2 + len(crashes), expected.standing.state, expected.standing.result)
+
+
+async def _crash(trial: Trial, expected: Ending, what: str) -> None:
+    failed = f'task "{trial.plan.task_name}" does not survive {what}:'
+    try:
+        found = await trial.run()
+    except AssertionError as error:
+        raise AssertionError(f"{failed} {error}") from error
+    if not trial.witness.fired:
+        raise AssertionError(
+            f'task "{trial.plan.task_name}" takes another way each time it runs: {what} could not be tried, since it did not '
+            "come there again. Fake what is random"
+        )
+    if lines := verdict.differences(expected, found, trial.witness.repeated):
+        raise AssertionError(failed + _listed(lines))
+
+
+async def _ready(app: AsyncAbsurd, claim_timeout: Any) -> Runner:
+    """A runner of queues that hold nothing."""
+    lease = options.seconds_of(claim_timeout, "claim_timeout")
+    if not lease:
+        raise InvalidOption("claim_timeout must be > 0: a run without a lease is never taken over")
     runner = await Runner.of(app, lease)
-    used = await session.run(questions.used_queue(runner.ids))
+    used = await runner.session.run(questions.used_queue(runner.ids))
     if used is not None:
         raise ConfigError(
             f'crash_everywhere empties its queues between runs, and queue "{used}" holds tasks or events: '
             "give it a client with a queue of its own"
         )
-    plan = Plan(task_name, params, events or {}, effects, reset, key, spawn_options)
-
-    first = Trial(runner, plan)
-    expected = await first.run()
-    clock.rewind(start)
-    found = await Trial(runner, plan).run()
-    _compare("nothing at all", expected, found, Counter())
-    boundaries = first.witness.seen
-    runs = 2
-    for boundary, side in _crashes(boundaries, double_worker):
-        clock.rewind(start)
-        trial = Trial(runner, plan, boundary, side)
-        what = f"{_HOW[side]} {boundary}"
-        try:
-            found = await trial.run()
-        except AssertionError as error:
-            raise AssertionError(f'task "{task_name}" does not survive {what}: {error}') from error
-        runs += 1
-        if not trial.witness.fired:
-            raise AssertionError(
-                f'task "{task_name}" did not come to {boundary} a second time, without any crash: '
-                "it takes another way each time it runs. Fake what is random"
-            )
-        _compare(what, expected, found, trial.witness.repeated, task_name)
-    for queue in runner.queues:
-        await app.purge_queue(queue)
-    return CrashReport(tuple(boundaries), runs, expected.standing.state, expected.standing.result)
+    return runner
 
 
 def _crashes(boundaries: list[Boundary], double_worker: bool) -> list[tuple[Boundary, Side]]:
@@ -238,14 +258,5 @@ def _crashes(boundaries: list[Boundary], double_worker: bool) -> list[tuple[Boun
     return found
 
 
-def _compare(what: str, expected: Ending, found: Ending, repeated: Mapping[str, int], task_name: str = "") -> None:
-    lines = verdict.differences(expected, found, repeated)
-    if not lines:
-        return
-    listed = "".join(f"\n  - {line}" for line in lines)
-    if not task_name:
-        raise AssertionError(
-            f"two undisturbed runs differ:{listed}\nFake what is random, let `reset` put the world back, or name what of "
-            "the result must be equal by `key`"
-        )
-    raise AssertionError(f'task "{task_name}" does not survive {what}:{listed}')
+def _listed(lines: list[str]) -> str:
+    return "".join(f"\n  - {line}" for line in lines)

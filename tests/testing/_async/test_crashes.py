@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from absurd import AsyncAbsurd, AsyncTaskContext, ConfigError, TimeoutError
+from absurd import AsyncAbsurd, AsyncTaskContext, ConfigError, InvalidOption, TimeoutError
 from absurd._async.batchwork import DirectWriter
 from absurd._db.batch import Answer, Checkpoint
 from absurd.testing import Effects, crash_everywhere
@@ -210,7 +210,10 @@ async def test_a_task_that_takes_another_way_each_time_is_caught(app: AsyncAbsur
     async def wanderer(params: Any, ctx: AsyncTaskContext) -> None:
         await ctx.step(f"way {next(numbers)}", lambda: 1)
 
-    with pytest.raises(AssertionError, match='did not come to checkpoint "way 0" a second time'):
+    with pytest.raises(
+        AssertionError,
+        match='takes another way each time it runs: a crash just before the commit of checkpoint "way 0"',
+    ):
         await crash_everywhere(app, "wanderer")
 
 
@@ -322,6 +325,8 @@ async def test_what_the_kit_cannot_do_is_refused_before_anything_runs(app: Async
     with pytest.raises(ConfigError, match="not registered"):
         await crash_everywhere(app, "unknown")
     app.register_task("one")(_one_step)
+    with pytest.raises(InvalidOption, match="claim_timeout must be > 0"):
+        await crash_everywhere(app, "one", claim_timeout=0)
     await app.emit_event("left over")
     with pytest.raises(ConfigError, match='queue "kit" holds tasks or events'):
         await crash_everywhere(app, "one")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from absurd import Absurd, ConfigError, TaskContext, TimeoutError
+from absurd import Absurd, ConfigError, InvalidOption, TaskContext, TimeoutError
 from absurd._db.batch import Answer, Checkpoint
 from absurd._sync.batchwork import DirectWriter
 from absurd.testing import Effects, crash_everywhere
@@ -209,7 +209,10 @@ def test_a_task_that_takes_another_way_each_time_is_caught(app: Absurd) -> None:
     def wanderer(params: Any, ctx: TaskContext) -> None:
         ctx.step(f"way {next(numbers)}", lambda: 1)
 
-    with pytest.raises(AssertionError, match='did not come to checkpoint "way 0" a second time'):
+    with pytest.raises(
+        AssertionError,
+        match='takes another way each time it runs: a crash just before the commit of checkpoint "way 0"',
+    ):
         crash_everywhere(app, "wanderer")
 
 
@@ -317,6 +320,8 @@ def test_what_the_kit_cannot_do_is_refused_before_anything_runs(app: Absurd, dat
     with pytest.raises(ConfigError, match="not registered"):
         crash_everywhere(app, "unknown")
     app.register_task("one")(_one_step)
+    with pytest.raises(InvalidOption, match="claim_timeout must be > 0"):
+        crash_everywhere(app, "one", claim_timeout=0)
     app.emit_event("left over")
     with pytest.raises(ConfigError, match='queue "kit" holds tasks or events'):
         crash_everywhere(app, "one")
