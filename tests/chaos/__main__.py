@@ -68,7 +68,7 @@ class Chaos:
                 break
 
     def _run_disk(self, rng: random.Random) -> None:
-        """Fill the disk under load, with a kill on top."""
+        """Fill the disk under load, with a kill on top; and again, when there is no space for the log itself."""
         with contextlib.ExitStack() as stack:
             try:
                 disk = stack.enter_context(small_disk())
@@ -80,8 +80,9 @@ class Chaos:
             server = Server(disk.folder / "server", SMALL, self._breakage)
             stage = stack.enter_context(self._staged(server, folder, rng, disk))
             faults = [
-                Fault(1.5, "disk", 0, rng.uniform(1, 3)),
-                Fault(2.0 + rng.random(), "kill", rng.randrange(plan.WORKERS), 0.2),
+                Fault(1.0, "disk", 0, rng.uniform(1, 3)),
+                Fault(1.5 + rng.random(), "kill", rng.randrange(plan.WORKERS), 0.2),
+                Fault(5.0, "disk", 0, rng.uniform(1, 2), "log"),
             ]
             stage.run_round(Round(0, DISK_TASKS, {}), DISK_SECONDS, faults)
 

@@ -111,15 +111,14 @@ class Fleet:
         self.every.append(worker)
         self.workers[slot] = worker
 
-    def hit(self, worker: Worker | None, what: str, since: float | None = None) -> None:
+    def hit(self, worker: Worker, what: str, since: float | None = None) -> None:
         """Note that a fault has hit a worker, from `since` until now: what it held may run out."""
         now = time.time()
-        if worker is not None:
-            self.hits.setdefault(worker.id, []).append(Hit(now if since is None else since, now, what))
+        self.hits.setdefault(worker.id, []).append(Hit(now if since is None else since, now, what))
 
     def hit_all(self, what: str, since: float) -> None:
         """Note a fault of the server."""
-        for worker in self.workers:
+        for worker in list(self.every):
             self.hit(worker, what, since)
 
     # -- faults --------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ NAMES = {
     "terminate": "backends terminated",
     "disk": "full disks",
     "server gave up": "of which ended the server",
+    "out of space": "failures of workers for want of space",
     "start in vain": "worker starts that found no database",
     "attempts": "attempts",
     "most attempts of a task": "most attempts of one task",

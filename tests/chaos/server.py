@@ -20,7 +20,8 @@ from absurd import embedded, schema
 from tests.fixtures.servers import _bindir, _session_folder
 
 DISK = "160m"
-SMALL = {"max_wal_size": "48MB", "min_wal_size": "32MB", "max_connections": "80"}
+#: every segment of the log is made when it is needed, so that a full disk can hit that, too
+SMALL = {"max_wal_size": "48MB", "min_wal_size": "32MB", "wal_recycle": "off", "max_connections": "80"}
 
 TABLES = """
     create schema chaos;
@@ -96,6 +97,12 @@ class Server:
                     if time.monotonic() > deadline:
                         raise
                     time.sleep(0.1)
+
+    def need_log(self) -> None:
+        """Let the next write need a new segment of the log; without space for it the server ends."""
+        with contextlib.suppress(psycopg.Error), self.connect() as conn:
+            conn.execute("select pg_switch_wal()")
+            conn.execute("select pg_logical_emit_message(true, 'chaos', repeat('x', 1000))")
 
     def one(self, query: str, *parameters: Any) -> Any:
         return self.ask(query, *parameters)[0][0]

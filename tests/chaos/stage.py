@@ -23,6 +23,8 @@ QUEUES = ["chaos", "chaos: the other"]
 STUCK_AFTER = 40.0  # seconds without any progress, with no fault under way
 SETTLED_WITHIN = 20.0
 PRODUCER = "producer"
+#: what is counted in the logs of the workers
+SAID = {"refused": r"the end of run \S+ was refused", "out of space": r"No space left on device"}
 #: after a fault a worker may need so long until its leases are renewed again
 GRACE = 3.0
 
@@ -91,13 +93,13 @@ class Stage:
         self._began = time.monotonic()
         for queue in QUEUES:
             server.ask("select absurd.create_queue(%s)", queue)
-        self._slots = {f"w{slot}": slot for slot in range(WORKERS)}
         self.proxy = ProxyProcess(server.socket, seed, self._cut)
         self.fleet = Fleet(folder, [self.proxy.url(f"w{slot}") for slot in range(WORKERS)], QUEUES)
         self.producer = Producer(self.proxy.url(PRODUCER), QUEUES, seed)
         self.records = checks.Records(folder)
         self.counts: Counter[str] = Counter()
         self.unexplained = 0
+        self._wondered: set[tuple[str, Any, int]] = set()
         self._crashing = threading.Lock()
 
     def note(self, what: str) -> None:
@@ -192,14 +194,18 @@ class Stage:
 
     def _hit(self, name: str, what: str, since: float) -> None:
         """A connection of a worker was hit, or of the producer."""
-        if name in self._slots:
-            self.fleet.hit(self.fleet.workers[self._slots[name]], what, since)
+        for worker in list(self.fleet.every):  # whoever was there meanwhile
+            if worker.id.startswith(f"{name}-"):
+                self.fleet.hit(worker, what, since)
 
     def _do_disk(self, fault: Fault) -> None:
         assert self.disk is not None
         since = time.time()
         self.disk.fill()
-        time.sleep(fault.seconds)
+        time.sleep(fault.seconds / 2)
+        if fault.verb:
+            self.server.need_log()
+        time.sleep(fault.seconds / 2)
         self.counts["server gave up"] += not self.server.embedded.running
         self.disk.free()
         self.server.start()
@@ -261,10 +267,24 @@ class Stage:
             problems += checks.too_many_unexplained(expired)
             self.unexplained = len(expired.unexplained)
             for case in expired.unexplained[:5]:
-                self.note(f"a lease ran out, and no fault says why: {case}")
+                self._wonder(*case)
         if problems:
             raise Failed("\n".join(str(problem) for problem in problems))
         self.note("checked")
+
+    def _wonder(self, worker: str, task: Any, attempt: int, until: float) -> None:
+        """Say once what is known about a lease that ran out for no reason we know of."""
+        if (worker, task, attempt) in self._wondered:
+            return
+        self._wondered.add((worker, task, attempt))
+        hits = [
+            (round(hit.since - until, 1), round(hit.until - until, 1), hit.what)
+            for hit in self.fleet.hits.get(worker, [])
+        ]
+        left = [round(one.gone - until, 1) for one in self.fleet.departures if one.worker == worker]
+        print(
+            f"a lease of {worker} ran out (task {task}, attempt {attempt}); seconds from then: hit {hits}, left {left}"
+        )
 
     def _disturbed(self, departure: Departure) -> bool:
         """Whether a fault hit a worker while it left, or just before."""
@@ -278,7 +298,7 @@ class Stage:
         with self.server.connect() as conn:
             attempts, ended, most, expired = conn.execute(checks.ATTEMPTS).fetchone()  # type: ignore[misc]
             moves = conn.execute("select count(*) from chaos.moves").fetchone()[0]  # type: ignore[index]
-        said = self.fleet.said({"refused": r"the end of run \S+ was refused", "late": "the lease keeper woke"})
+        said = self.fleet.said(SAID)
         counts = Counter(self.fleet.counts) + Counter(self.counts) + Counter(self.proxy.counts)
         return {
             "tasks": ended,
@@ -289,6 +309,7 @@ class Stage:
             "executions": sum(self.records.begun.values()),
             "told that the run is lost": self.records.outcomes["lost"],
             "ends refused": said["refused"],
+            "out of space": said["out of space"],
             "handed back": self.records.outcomes["released"],
             "plain effects": sum(sum(steps.values()) for steps in self.records.effects.values()),
             "plain effects doubled": self.records.doubled,
@@ -305,6 +326,8 @@ class Stage:
             held = conn.execute("select * from absurd.live").fetchall()
         if held:
             raise Failed(f"leases without a worker: {held}")
+        if self.counts["disk"] and not self.fleet.said(SAID)["out of space"]:
+            raise Failed("the disk was full, and nobody noticed")
 
     def close(self) -> None:
         """End every process."""
