@@ -40,10 +40,16 @@ class Query(Generic[T]):
 
 @dataclass(frozen=True)
 class Page(Generic[T]):
-    """A part of a list. `next` is the cursor of the part after it, None when there is none."""
+    """A part of a list. `next` is the cursor of the part after it, None when there is none.
+
+    A search stops after so many rows, found or not (`budget` of the filter). Then the page may hold less than its limit,
+    even nothing, and `searched_until` is the moment it has come back to: what is older is still to be searched, from `next`.
+    None when the page is full, or everything has been searched.
+    """
 
     items: tuple[T, ...]
     next: str | None
+    searched_until: datetime | None = None
 
 
 def run(conn: psycopg.Connection[Any], query: Query[T]) -> T:
