@@ -60,8 +60,9 @@ _WAITED_FOR = """
 """
 # the step a transaction keeps: its row is the one this very transaction has written
 _STEP_BEING_KEPT = """
-    select max(c.name) from absurd.checkpoints c
+    select c.name from absurd.checkpoints c
      where c.queue_id = %s and c.task_id = %s and c.xmin = pg_catalog.pg_current_xact_id()::xid
+     order by c.ctid desc limit 1
 """
 
 

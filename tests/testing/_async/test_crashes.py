@@ -15,6 +15,7 @@ from absurd.testing import Effects, crash_everywhere
 from absurd.testing._async.clock import FakeClock
 from absurd.testing._async.session import session_of
 from tests.fixtures.postgres import Connection
+from tests.sdk._async import _compat
 
 ROWS = "select entry, count(*) from ledger group by 1"
 
@@ -42,7 +43,7 @@ async def test_a_task_of_every_kind_of_commit_survives_a_crash_at_each(
         await ctx.heartbeat()
         child = await ctx.spawn("invoice", {"paid": paid})
         invoice = await ctx.await_task_result(child["task_id"])
-        return {"page": tx.result, "invoice": invoice.result, "task": str(ctx.task_id), "child": str(child["task_id"])}
+        return {"page": tx.result, "invoice": invoice.result, "run": str(ctx.run_id), "child": str(child["task_id"])}
 
     @app.register_task("invoice")
     async def invoice(params: Any, ctx: AsyncTaskContext) -> Any:
@@ -123,6 +124,97 @@ async def test_a_failure_must_be_the_same_failure(app: AsyncAbsurd) -> None:
         raise ValueError("as always")
 
     assert (await crash_everywhere(app, "doomed", max_attempts=3)).state == "failed"
+
+
+async def test_each_crash_is_one_and_what_it_repeats_is_what_a_crash_repeats(
+    app: AsyncAbsurd, fake: FakeClock, effects: Effects
+) -> None:
+    @app.register_task("mail")
+    async def mail(params: Any, ctx: AsyncTaskContext) -> None:
+        await ctx.step("send", lambda: effects.note("sent"))
+
+    ends: list[int] = []
+    starts = []
+
+    def reset() -> None:
+        ends.append(effects["sent"])
+        starts.append(fake.now)
+
+    await crash_everywhere(app, "mail", effects=effects, reset=reset)
+    # twice undisturbed; the step: before, after, late; the end: the same
+    assert [*ends[1:], effects["sent"]] == [1, 1, 2, 1, 2, 1, 1, 1]
+    assert len(set(starts)) == 1
+    assert fake.now > starts[0]
+
+
+async def test_a_branch_may_repeat_its_effect_though_another_has_committed_since(
+    app: AsyncAbsurd, effects: Effects, conn: Connection
+) -> None:
+    def first_is_kept() -> bool:
+        witness: Any = session_of(app).witness
+        question = "select from absurd.checkpoints where name = 'first'"
+        return witness is None or witness.dead or conn.execute(question).rowcount > 0
+
+    async def second() -> None:
+        effects.note("second")
+        await _compat.until(first_is_kept)
+
+    @app.register_task("fan")
+    async def fan(params: Any, ctx: AsyncTaskContext) -> None:
+        await ctx.gather({"first": lambda: effects.note("first"), "second": second})
+
+    await crash_everywhere(app, "fan", effects=effects)
+
+
+async def test_what_is_written_inside_a_transaction_commits_with_it_and_not_by_itself(app: AsyncAbsurd) -> None:
+    app.register_task("child")(_one_step)
+
+    @app.register_task("outer")
+    async def outer(params: Any, ctx: AsyncTaskContext) -> None:
+        async with ctx.transaction("all of it") as tx:
+            if not tx.done:
+                await app.spawn("child")
+                await ctx.step("a step", lambda: 1)
+                async with ctx.transaction("a part"):
+                    pass
+
+    report = await crash_everywhere(app, "outer")
+    assert [str(each) for each in report.boundaries] == ['transaction "all of it"', "completion"]
+
+
+async def test_whoever_waits_again_for_an_event_is_given_it_again(app: AsyncAbsurd) -> None:
+    @app.register_task("listener")
+    async def listener(params: Any, ctx: AsyncTaskContext) -> Any:
+        first = await ctx.await_event("tick", "one")
+        return [first, await ctx.await_event("tick", "two", since="task_start")]
+
+    assert (await crash_everywhere(app, "listener", events={"t*": 3})).result == [3, 3]
+
+
+async def test_what_a_dead_worker_still_writes_does_not_arrive(app: AsyncAbsurd) -> None:
+    """Whoever swallows the end of his run goes on: nothing of that is kept."""
+
+    @app.register_task("stubborn")
+    async def stubborn(params: Any, ctx: AsyncTaskContext) -> list[int]:
+        kept = []
+        for number in range(3):
+            try:
+                kept.append(await ctx.step(f"step {number}", lambda: ctx.attempt))
+            except BaseException:
+                if number == 2:
+                    raise
+        return kept
+
+    results: list[list[int]] = []
+
+    def length(result: list[int]) -> int:
+        results.append(result)
+        return len(result)
+
+    await crash_everywhere(app, "stubborn", key=length, double_worker=False)
+    assert len(results) == 2 + 2 * 4
+    assert all(result == sorted(result) for result in results), results
+    assert [1, 2, 2] in results
 
 
 # -- what must be caught -----------------------------------------------------------------------------------------------
@@ -253,20 +345,6 @@ async def test_a_task_spawned_outside_a_step_is_an_effect_that_comes_again(app: 
 
     with pytest.raises(AssertionError, match='just after the commit of spawn:\n  - effect "spawn of child" happened 2'):
         await crash_everywhere(app, "breeder")
-
-
-async def test_a_handler_that_swallows_its_end_reaches_nobody(app: AsyncAbsurd, effects: Effects) -> None:
-    @app.register_task("stubborn")
-    async def stubborn(params: Any, ctx: AsyncTaskContext) -> str:
-        for number in range(3):
-            try:
-                await ctx.step(f"step {number}", lambda: 1)
-            except BaseException:
-                if number == 2:
-                    raise
-        return "done"
-
-    assert (await crash_everywhere(app, "stubborn", double_worker=False)).result == "done"
 
 
 async def test_effects_after_a_worker_was_told_that_its_run_is_lost_are_caught(

@@ -16,6 +16,7 @@ from absurd.testing import Effects, crash_everywhere
 from absurd.testing._sync.clock import FakeClock
 from absurd.testing._sync.session import session_of
 from tests.fixtures.postgres import Connection
+from tests.sdk._sync import _compat
 
 ROWS = "select entry, count(*) from ledger group by 1"
 
@@ -43,7 +44,7 @@ def test_a_task_of_every_kind_of_commit_survives_a_crash_at_each(
         ctx.heartbeat()
         child = ctx.spawn("invoice", {"paid": paid})
         invoice = ctx.await_task_result(child["task_id"])
-        return {"page": tx.result, "invoice": invoice.result, "task": str(ctx.task_id), "child": str(child["task_id"])}
+        return {"page": tx.result, "invoice": invoice.result, "run": str(ctx.run_id), "child": str(child["task_id"])}
 
     @app.register_task("invoice")
     def invoice(params: Any, ctx: TaskContext) -> Any:
@@ -124,6 +125,97 @@ def test_a_failure_must_be_the_same_failure(app: Absurd) -> None:
         raise ValueError("as always")
 
     assert crash_everywhere(app, "doomed", max_attempts=3).state == "failed"
+
+
+def test_each_crash_is_one_and_what_it_repeats_is_what_a_crash_repeats(
+    app: Absurd, fake: FakeClock, effects: Effects
+) -> None:
+    @app.register_task("mail")
+    def mail(params: Any, ctx: TaskContext) -> None:
+        ctx.step("send", lambda: effects.note("sent"))
+
+    ends: list[int] = []
+    starts = []
+
+    def reset() -> None:
+        ends.append(effects["sent"])
+        starts.append(fake.now)
+
+    crash_everywhere(app, "mail", effects=effects, reset=reset)
+    # twice undisturbed; the step: before, after, late; the end: the same
+    assert [*ends[1:], effects["sent"]] == [1, 1, 2, 1, 2, 1, 1, 1]
+    assert len(set(starts)) == 1
+    assert fake.now > starts[0]
+
+
+def test_a_branch_may_repeat_its_effect_though_another_has_committed_since(
+    app: Absurd, effects: Effects, conn: Connection
+) -> None:
+    def first_is_kept() -> bool:
+        witness: Any = session_of(app).witness
+        question = "select from absurd.checkpoints where name = 'first'"
+        return witness is None or witness.dead or conn.execute(question).rowcount > 0
+
+    def second() -> None:
+        effects.note("second")
+        _compat.until(first_is_kept)
+
+    @app.register_task("fan")
+    def fan(params: Any, ctx: TaskContext) -> None:
+        ctx.gather({"first": lambda: effects.note("first"), "second": second})
+
+    crash_everywhere(app, "fan", effects=effects)
+
+
+def test_what_is_written_inside_a_transaction_commits_with_it_and_not_by_itself(app: Absurd) -> None:
+    app.register_task("child")(_one_step)
+
+    @app.register_task("outer")
+    def outer(params: Any, ctx: TaskContext) -> None:
+        with ctx.transaction("all of it") as tx:
+            if not tx.done:
+                app.spawn("child")
+                ctx.step("a step", lambda: 1)
+                with ctx.transaction("a part"):
+                    pass
+
+    report = crash_everywhere(app, "outer")
+    assert [str(each) for each in report.boundaries] == ['transaction "all of it"', "completion"]
+
+
+def test_whoever_waits_again_for_an_event_is_given_it_again(app: Absurd) -> None:
+    @app.register_task("listener")
+    def listener(params: Any, ctx: TaskContext) -> Any:
+        first = ctx.await_event("tick", "one")
+        return [first, ctx.await_event("tick", "two", since="task_start")]
+
+    assert crash_everywhere(app, "listener", events={"t*": 3}).result == [3, 3]
+
+
+def test_what_a_dead_worker_still_writes_does_not_arrive(app: Absurd) -> None:
+    """Whoever swallows the end of his run goes on: nothing of that is kept."""
+
+    @app.register_task("stubborn")
+    def stubborn(params: Any, ctx: TaskContext) -> list[int]:
+        kept = []
+        for number in range(3):
+            try:
+                kept.append(ctx.step(f"step {number}", lambda: ctx.attempt))
+            except BaseException:
+                if number == 2:
+                    raise
+        return kept
+
+    results: list[list[int]] = []
+
+    def length(result: list[int]) -> int:
+        results.append(result)
+        return len(result)
+
+    crash_everywhere(app, "stubborn", key=length, double_worker=False)
+    assert len(results) == 2 + 2 * 4
+    assert all(result == sorted(result) for result in results), results
+    assert [1, 2, 2] in results
 
 
 # -- what must be caught -----------------------------------------------------------------------------------------------
@@ -252,20 +344,6 @@ def test_a_task_spawned_outside_a_step_is_an_effect_that_comes_again(app: Absurd
 
     with pytest.raises(AssertionError, match='just after the commit of spawn:\n  - effect "spawn of child" happened 2'):
         crash_everywhere(app, "breeder")
-
-
-def test_a_handler_that_swallows_its_end_reaches_nobody(app: Absurd, effects: Effects) -> None:
-    @app.register_task("stubborn")
-    def stubborn(params: Any, ctx: TaskContext) -> str:
-        for number in range(3):
-            try:
-                ctx.step(f"step {number}", lambda: 1)
-            except BaseException:
-                if number == 2:
-                    raise
-        return "done"
-
-    assert crash_everywhere(app, "stubborn", double_worker=False).result == "done"
 
 
 def test_effects_after_a_worker_was_told_that_its_run_is_lost_are_caught(app: Absurd, effects: Effects) -> None:
