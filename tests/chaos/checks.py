@@ -92,11 +92,11 @@ class Problem(NamedTuple):
     """Something that must not be, how often, and the first few cases."""
 
     what: str
-    count: int
+    number: int
     cases: list[Any]
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.count} x {self.what}", *(f"    {case}" for case in self.cases)])
+        return "\n".join([f"{self.number} x {self.what}", *(f"    {case}" for case in self.cases)])
 
 
 def ask(conn: psycopg.Connection[Any], ledger: Iterable[Entry]) -> list[Problem]:
@@ -177,7 +177,9 @@ def count_effects(conn: psycopg.Connection[Any], ledger: Iterable[Entry], record
     kept = conn.execute(
         "select task_id, name, state #>> '{}' from absurd.checkpoints where name = any(%s)", [list(PLAIN)]
     ).fetchall()
-    missing, too_many, overrun = [], [], []
+    missing: list[Any] = []
+    too_many: list[Any] = []
+    overrun: list[Any] = []
     for entry in ledger:
         task, effects = entry.task_id, records.effects[entry.task_id]
         broken_off = min(records.begun[task], claims.get(task, 0)) - records.suspended[task] - 1
@@ -186,7 +188,7 @@ def count_effects(conn: psycopg.Connection[Any], ledger: Iterable[Entry], record
         if records.begun[task] > claims.get(task, 0):
             overrun.append((entry, records.begun[task], claims.get(task, 0)))
     strange = [(task, name, token) for task, name, token in kept if token not in records.tokens[task]]
-    found = {
+    found: dict[str, list[Any]] = {
         "a plain effect that never happened": missing,
         "a plain effect more often than executions were broken off (and once)": too_many,
         "more executions than claims": overrun,
@@ -204,7 +206,7 @@ EXPIRED = """
 class Expiries(NamedTuple):
     """Leases that ran out: how many, and those that no fault explains."""
 
-    count: int
+    number: int
     unexplained: list[Any]
 
 
@@ -222,7 +224,7 @@ def expiries(conn: psycopg.Connection[Any], hits: dict[str, list[Hit]], lease: f
 def too_many_unexplained(expired: Expiries) -> list[Problem]:
     """A machine that is busy with other things may pause for seconds, and a lease is short here: a few are let pass."""
     count = len(expired.unexplained)
-    if count <= max(FEW, FEW_PERCENT * expired.count / 100):
+    if count <= max(FEW, FEW_PERCENT * expired.number / 100):
         return []
     return [Problem("a lease that ran out though no fault hit its worker", count, expired.unexplained[:5])]
 

@@ -96,6 +96,8 @@ def _duration(kind: str, rng: random.Random) -> float:
         return rng.uniform(*rng.choice([(0.8, 1.6), (0.8, 1.6), (0.8, 1.6), (0.5, 3.0)])) * LEASE
     if kind in ("stall", "hole"):
         return rng.uniform(0.1, 2.0) * LEASE
+    if kind == "lose":  # every other time the network is gone for a while
+        return rng.choice([0.0, rng.uniform(0.2, 1.5) * LEASE])
     if kind == "crash":
         return rng.choice([0.0, rng.uniform(0, 2)])
     return rng.uniform(0, 1)  # until a killed worker is replaced

@@ -182,7 +182,7 @@ class Producer:
                             psycopg.types.json.Jsonb(task["params"]),
                             psycopg.types.json.Jsonb({**OPTIONS, "task_id": str(task["id"])}),
                         ),
-                    ).fetchone()[0]
+                    ).fetchall()[0][0]
                     for task in tasks
                 ]
 

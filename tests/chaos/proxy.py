@@ -84,7 +84,7 @@ class Pair:
         self._prepared: dict[bytes, str] = {}
         self._waiting: list[tuple[Side, bytes]] = []  # while stalled, and until the server is dialled
         self._kept = bytearray()
-        self._losing = ""  # the statement whose answer gets lost
+        self._losing, self._cut_off = "", 0.0  # the statement whose answer gets lost; and then
         self.passing = False
         self.swallowing = False
         self.dead = False
@@ -124,8 +124,10 @@ class Pair:
     def _to_server(self, data: bytes) -> None:
         for letter, message in self._from_client.feed(data):
             sql = self._executes(letter, message[5:])
-            if sql is not None and not self._losing and self._from_server.aligned and self.proxy.loses(sql):
-                self._losing = sql
+            if sql is None or self._losing or not self._from_server.aligned:
+                continue
+            if (seconds := self.proxy.loses(sql)) is not None:
+                self._losing, self._cut_off = sql, seconds
         if self.server.transport is not None:
             self.server.transport.write(data)
 
@@ -147,8 +149,8 @@ class Pair:
                 continue
             self._kept += message
             if letter == b"Z" and message[-1:] == b"I":  # committed, and the client will never know
-                self.proxy.lost(self.name, self._losing)
                 self.abort()
+                self.proxy.lost(self.name, self._losing, self._cut_off)
                 return
             if letter == b"Z":  # inside a transaction: the loss waits for its end
                 self.client.transport.write(bytes(self._kept))
@@ -163,7 +165,7 @@ class Proxy:
     def __init__(self, target: str, rng: random.Random) -> None:
         self._target, self._rng = target, rng
         self.pairs: set[Pair] = set()
-        self._wanted: list[tuple[re.Pattern[str], float]] = []
+        self._wanted: list[tuple[re.Pattern[str], float, float]] = []
         self._islands: set[str] = set()  # names that are cut off
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -192,26 +194,29 @@ class Proxy:
             pair.server.transport.abort()
         pair.resume()
 
-    def loses(self, sql: str) -> bool:
-        """Whether the answer to this statement is to be lost."""
+    def loses(self, sql: str) -> float | None:
+        """Whether the answer to this statement is to be lost; and for how long its owner is cut off then."""
         now = asyncio.get_running_loop().time()
         for wanted in self._wanted:
-            pattern, since = wanted
+            pattern, since, seconds = wanted
             if pattern.search(sql) or now - since > _PATIENCE:
                 self._wanted.remove(wanted)
-                return True
-        return False
+                return seconds
+        return None
 
-    def lost(self, name: str, sql: str) -> None:
+    def lost(self, name: str, sql: str, seconds: float) -> None:
         tell("lose", name, what=" ".join(sql.split())[:60])
+        if seconds:
+            self._background(self.do_partition(name, seconds))
 
     # -- orders --------------------------------------------------------------------------------------------------------
 
     def order(self, do: str, **how: Any) -> None:
         self._background(getattr(self, f"do_{do}")(**how))
 
-    async def do_lose(self, verb: str) -> None:
-        self._wanted.append((re.compile(verb), asyncio.get_running_loop().time()))
+    async def do_lose(self, verb: str, seconds: float = 0.0) -> None:
+        """Close a connection between a COMMIT and its reply; with `seconds`, that is when its owner's network goes away."""
+        self._wanted.append((re.compile(verb), asyncio.get_running_loop().time(), seconds))
 
     async def do_cut(self) -> None:
         pair = await self._any()

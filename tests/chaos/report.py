@@ -38,6 +38,7 @@ NAMES = {
     "of which no fault explains": "of which no fault explains",
     "told that the run is lost": "handlers told that their run is lost",
     "ends refused": "ends of runs refused",
+    "left undisturbed": "workers that left with no fault about, and burnt no attempt",
     "handed back": "runs handed back by leaving workers",
     "plain effects": "plain effects",
     "plain effects doubled": "plain effects repeated, each by an execution that was broken off",

@@ -90,7 +90,7 @@ class Server:
                         self._conn = psycopg.connect(
                             self.url, autocommit=True, application_name="chaos", connect_timeout=5
                         )
-                    return self._conn.execute(query, parameters or None).fetchall()  # type: ignore[arg-type]
+                    return self._conn.execute(query, parameters or None).fetchall()
                 except psycopg.OperationalError:
                     if self._conn is not None:
                         self._conn.close()

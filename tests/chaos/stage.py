@@ -177,7 +177,7 @@ class Stage:
         self.proxy.order("cut")
 
     def _do_lose(self, fault: Fault) -> None:
-        self.proxy.order("lose", verb=fault.verb)
+        self.proxy.order("lose", verb=fault.verb, seconds=fault.seconds)
 
     def _do_stall(self, fault: Fault) -> None:
         self._order_and_wait("stall", seconds=fault.seconds)
@@ -310,6 +310,7 @@ class Stage:
             "told that the run is lost": self.records.outcomes["lost"],
             "ends refused": said["refused"],
             "out of space": said["out of space"],
+            "left undisturbed": sum(not self._disturbed(one) for one in self.fleet.departures),
             "handed back": self.records.outcomes["released"],
             "plain effects": sum(sum(steps.values()) for steps in self.records.effects.values()),
             "plain effects doubled": self.records.doubled,

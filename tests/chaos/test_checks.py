@@ -67,7 +67,7 @@ class Journey:
         records = checks.Records(self.folder)
         records.read()
         found = checks.ask(self.conn, self.ledger) + checks.count_effects(self.conn, self.ledger, records)
-        assert all(problem.count and problem.cases for problem in found)
+        assert all(problem.number and problem.cases for problem in found)
         return {problem.what for problem in found}
 
 
@@ -195,14 +195,14 @@ def test_a_lease_runs_out_because_of_what_hit_its_worker(
 ) -> None:
     hits = {"w": [Hit(expired + since, expired + until, "stop")]}
     found = checks.expiries(journey.conn, hits, LEASE, 1.0)
-    assert found.count == 1
+    assert found.number == 1
     assert len(found.unexplained) == (not explains)
 
 
 def test_leases_that_run_out_without_a_fault_are_a_problem_but_for_a_few() -> None:
     assert checks.too_many_unexplained(checks.Expiries(10, ["one", "two"])) == []
     found = checks.too_many_unexplained(checks.Expiries(10, ["one", "two", "three", "four"]))
-    assert [problem.count for problem in found] == [4]
+    assert [problem.number for problem in found] == [4]
 
 
 def test_a_worker_that_left_in_order_burns_no_attempt(journey: Journey, expired: float) -> None:

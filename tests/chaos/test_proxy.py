@@ -85,6 +85,18 @@ def test_a_prepared_statement_is_known_by_its_text(place: Place) -> None:
     assert place.noted() == [1, 2]
 
 
+def test_the_network_goes_away_with_the_answer(place: Place) -> None:
+    with place.connect() as conn:
+        place.order("lose", verb="into noted", seconds=0.5)
+        with pytest.raises(psycopg.OperationalError):
+            conn.execute("insert into noted values (1)")
+        with pytest.raises(psycopg.OperationalError):
+            place.connect()
+    assert place.told("partition")["name"] == PRODUCER
+    place.connect().close()
+    assert place.noted() == [1]
+
+
 def test_a_stalled_connection_goes_on_where_it_stopped(place: Place) -> None:
     with place.connect() as conn:
         place.order("stall", seconds=0.2)

@@ -47,9 +47,10 @@ class Journey:
     """What both worlds share: settings, and where things are written down."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
+        self.lease: float = settings["lease"]
         folder = Path(settings["folder"])
         self.worker, self.url, self.queues = settings["worker_id"], settings["url"], settings["queues"]
-        self.lease, self.slots = settings["lease"], settings["slots"]
+        self.slots = settings["slots"]
         self._effects = Lines(str(folder / "effects"))
         self._journal = Lines(str(folder / "journal"))
         self._up = folder / "up" / self.worker
