@@ -1,4 +1,4 @@
-"""Write the sync twins of the async source: `_async` -> `_sync`, in absurd/ and in tests/sdk/.
+"""Write the sync twins of the async source: `_async` -> `_sync`, in absurd/, absurd/testing/, tests/sdk/ and tests/testing/.
 
 Tokens are dropped or renamed and everything else stays as it is, so the result reads like its source. Only
 `_compat.py`, the paired primitives, is written by hand on both sides. What has no twin is marked:
