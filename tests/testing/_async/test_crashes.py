@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from absurd import AsyncAbsurd, AsyncTaskContext, ConfigError, InvalidOption, TimeoutError
+from absurd import AsyncAbsurd, AsyncTaskContext, ConfigError, InvalidOption, NonRetryableError, TimeoutError
 from absurd._async.batchwork import DirectWriter
 from absurd._db.batch import Answer, Checkpoint
 from absurd.testing import Effects, crash_everywhere
@@ -215,6 +215,20 @@ async def test_what_a_dead_worker_still_writes_does_not_arrive(app: AsyncAbsurd)
     assert len(results) == 2 + 2 * 4
     assert all(result == sorted(result) for result in results), results
     assert [1, 2, 2] in results
+
+
+async def test_a_saga_that_fails_takes_each_step_back_wherever_it_was_crashed(
+    app: AsyncAbsurd, effects: Effects
+) -> None:
+    @app.register_task("trip", saga=True)
+    async def trip(params: Any, ctx: AsyncTaskContext) -> None:
+        await ctx.step("hotel", lambda: effects.note("hotel"), undo=lambda value: effects.note("no hotel"))
+        await ctx.step("car", lambda: effects.note("car"), undo=lambda value: effects.note("no car"))
+        raise NonRetryableError("no flight")
+
+    report = await crash_everywhere(app, "trip", effects=effects)
+    assert report.state == "failed"
+    assert effects() == {"hotel": 1, "car": 1, "no hotel": 1, "no car": 1}
 
 
 # -- what must be caught -----------------------------------------------------------------------------------------------

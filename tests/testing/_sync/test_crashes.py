@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from absurd import Absurd, ConfigError, InvalidOption, TaskContext, TimeoutError
+from absurd import Absurd, ConfigError, InvalidOption, NonRetryableError, TaskContext, TimeoutError
 from absurd._db.batch import Answer, Checkpoint
 from absurd._sync.batchwork import DirectWriter
 from absurd.testing import Effects, crash_everywhere
@@ -216,6 +216,18 @@ def test_what_a_dead_worker_still_writes_does_not_arrive(app: Absurd) -> None:
     assert len(results) == 2 + 2 * 4
     assert all(result == sorted(result) for result in results), results
     assert [1, 2, 2] in results
+
+
+def test_a_saga_that_fails_takes_each_step_back_wherever_it_was_crashed(app: Absurd, effects: Effects) -> None:
+    @app.register_task("trip", saga=True)
+    def trip(params: Any, ctx: TaskContext) -> None:
+        ctx.step("hotel", lambda: effects.note("hotel"), undo=lambda value: effects.note("no hotel"))
+        ctx.step("car", lambda: effects.note("car"), undo=lambda value: effects.note("no car"))
+        raise NonRetryableError("no flight")
+
+    report = crash_everywhere(app, "trip", effects=effects)
+    assert report.state == "failed"
+    assert effects() == {"hotel": 1, "car": 1, "no hotel": 1, "no car": 1}
 
 
 # -- what must be caught -----------------------------------------------------------------------------------------------
