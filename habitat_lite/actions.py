@@ -1,0 +1,84 @@
+"""What a page may do: emit an event, retry a task, cancel one. Each is a form with a token; the answer is its page."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from absurd import InvalidOption, TaskNotFound
+from habitat_lite import guard
+
+
+def routes() -> list[Route]:
+    """The addresses of the forms."""
+    return [
+        Route("/events/emit", emit, methods=["POST"]),
+        Route("/tasks/{id}/retry", retry, methods=["POST"]),
+        Route("/tasks/{id}/cancel", cancel, methods=["POST"]),
+    ]
+
+
+async def emit(request: Request) -> Response:
+    """Fields: queue, name, payload (JSON; none is null), mode."""
+    form = await _form(request)
+    text = form.get("payload", "").strip()
+    try:
+        payload = json.loads(text) if text else None
+    except ValueError as error:
+        raise InvalidOption(f"the payload is no JSON: {error}", hint='text goes in quotes: "like this"') from None
+    client = await request.app.state.source.client(form.get("queue", ""))
+    mode: Any = form.get("mode") or "latch"
+    took = await client.emit_event(form.get("name", ""), payload, form.get("queue", ""), mode=mode)
+    said = f"Emitted {form['name']}" if took else f"{form['name']} has a payload already and keeps it: nobody was woken"
+    return _back(request, form, said)
+
+
+async def retry(request: Request) -> Response:
+    """Fields: queue, max_attempts (default: one more than there were), spawn_new."""
+    form = await _form(request)
+    client = await request.app.state.source.client(form.get("queue", ""))
+    most = form.get("max_attempts", "").strip()
+    if most and not most.isdigit():
+        raise InvalidOption(f"attempts must be a whole number, not {most!r}")
+    options: dict[str, Any] = {"max_attempts": int(most)} if most else {}
+    await client.retry_task(_id(request), spawn_new=bool(form.get("spawn_new")), **options)
+    return _back(request, form, "It will be tried again")
+
+
+async def cancel(request: Request) -> Response:
+    """Fields: queue."""
+    form = await _form(request)
+    client = await request.app.state.source.client(form.get("queue", ""))
+    await client.cancel_task(_id(request))
+    return _back(request, form, "Cancelled")
+
+
+async def _form(request: Request) -> dict[str, str]:
+    if request.app.state.source.read_only:
+        raise guard.Refused("this page is read-only: nothing can be done from here")
+    return await guard.form_of(request)
+
+
+def _id(request: Request) -> UUID:
+    try:
+        return UUID(request.path_params["id"])
+    except ValueError:
+        raise TaskNotFound(f"{request.path_params['id']!r} is no id of a task") from None
+
+
+def _back(request: Request, form: dict[str, str], said: str) -> Response:
+    """To the page the form stands on, with a word of what was done."""
+    request.app.state.source.forget()
+    path, _, query = form.get("back", "/").partition("?")
+    if not path.startswith("/") or path.startswith("//") or urlsplit(path).netloc:
+        path, query = "/", ""
+    kept = "&".join(each for each in query.split("&") if each and not each.startswith("said="))
+    root = request.scope.get("root_path", "")
+    address = f"{root}{path}?{kept + '&' if kept else ''}{urlencode({'said': said})}"
+    return RedirectResponse(address, status_code=303)

@@ -1,0 +1,112 @@
+"""The ASGI application: routes, errors, one answer as HTML or JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from absurd import AbsurdError, embedded
+from habitat_lite import actions, guard, pages
+from habitat_lite.live import Feed
+from habitat_lite.source import Source, TooSlow
+
+HERE = Path(__file__).parent
+
+
+def create_app(
+    url: str | None = None, *, read_only: bool = False, allowed_hosts: Sequence[str] = ("*",), path_prefix: str = ""
+) -> Starlette:
+    """The pages of one database, as an ASGI application to run or to mount.
+
+    `url`: default `ABSURD_DATABASE_URL`; `embedded:` starts the private Postgres. `read_only`: no action is offered or taken.
+    `allowed_hosts`: what a request's Host may be (`["localhost"]` keeps pages of other sites from asking through a name of
+    theirs); `path_prefix`: where it lives when nothing mounts it, as `/ops`.
+    """
+    source = Source(_conninfo(url), read_only=read_only)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await source.close()
+
+    routes: list[Any] = [
+        *pages.routes(),
+        *actions.routes(),
+        Route("/health", _health),
+        Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
+    ]
+    prefix = path_prefix.rstrip("/")
+    app = Starlette(
+        routes=[Mount(prefix, routes=routes)] if prefix else routes,
+        lifespan=lifespan,
+        middleware=[
+            Middleware(guard.SafeHeaders),
+            Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts)),
+            Middleware(GZipMiddleware, minimum_size=2000),
+        ],
+        exception_handlers={
+            Exception: _failed,
+            AbsurdError: _failed,
+            TooSlow: _failed,
+            guard.Refused: _failed,
+            404: _missing,
+        },
+    )
+    app.state.source = source
+    app.state.feeds = {kind: Feed(source.pulse) for kind in pages.KINDS}
+    return app
+
+
+def _conninfo(url: str | None) -> str:
+    given = (
+        url or os.environ.get("ABSURD_DATABASE_URL") or os.environ.get("PGDATABASE") or "postgresql://localhost/absurd"
+    )
+    if embedded.is_embedded_url(given):
+        return embedded.resolve(given)
+    return given if "=" in given or "://" in given else f"dbname={given}"
+
+
+async def _health(request: Request) -> Response:
+    await request.app.state.source.open()
+    return JSONResponse({"ok": True})
+
+
+async def _missing(request: Request, error: Exception) -> Response:
+    return await _told(request, 404, "There is no such page", "It may have been moved, or cleaned up.")
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    code, title = 500, "Something went wrong"
+    if isinstance(error, guard.Refused):
+        code, title = 403, "Refused"
+    elif isinstance(error, TooSlow):
+        code, title = 504, "The database took too long"
+    elif isinstance(error, AbsurdError):
+        code, title = _CODES.get(type(error).__name__, (400, "That cannot be done"))
+    return await _told(request, code, title, str(error))
+
+
+_CODES = {
+    "ConnectionLost": (503, "The database cannot be reached"),
+    "SchemaMissing": (503, "There is no Absurd schema in this database"),
+    "QueueNotFound": (404, "There is no such queue"),
+    "TaskNotFound": (404, "There is no such task"),
+}
+
+
+async def _told(request: Request, code: int, title: str, text: str) -> Response:
+    if request.url.path.endswith(".json"):
+        return JSONResponse({"error": title, "message": text}, status_code=code)
+    return HTMLResponse(pages.rendered(request, "error.html", "", {"title": title, "text": text}), status_code=code)

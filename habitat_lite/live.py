@@ -1,0 +1,99 @@
+"""Pages that follow what happens: each kind of page asks the database at most once a second, however many look at it.
+
+Browsers that look at the same address share its answers. Those that look at different addresses of one kind take turns. As
+long as nothing is committed, the one question is whether anything was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+TICK = 1.0
+#: seconds between signs of life on a quiet stream, so that proxies keep it open
+KEEP_ALIVE = 15.0
+
+#: the content of a page, and how many questions it took
+Render = Callable[[], Awaitable[tuple[str, int]]]
+Pulse = Callable[[], Awaitable[str]]
+log = logging.getLogger("habitat")
+
+
+@dataclass
+class _Address:
+    render: Render
+    browsers: set[asyncio.Queue[str]] = field(default_factory=set)
+    mark: str | None = None
+
+
+class Feed:
+    """One kind of page: who looks at which address, and a job that goes round them."""
+
+    def __init__(self, pulse: Pulse, sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep) -> None:
+        self._pulse = pulse
+        self._sleep = sleep
+        self._watched: dict[str, _Address] = {}
+        self._job: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def watch(self, address: str, render: Render) -> Iterator[asyncio.Queue[str]]:
+        """A queue of what the address looks like, whenever it has been rendered anew."""
+        news: asyncio.Queue[str] = asyncio.Queue(1)
+        watched = self._watched.setdefault(address, _Address(render))
+        watched.browsers.add(news)
+        if self._job is None or self._job.done():
+            self._job = asyncio.get_running_loop().create_task(self._go_round())
+        try:
+            yield news
+        finally:
+            watched.browsers.discard(news)
+            if not watched.browsers:
+                self._watched.pop(address, None)
+            if not self._watched and self._job is not None:
+                self._job.cancel()
+
+    async def _go_round(self) -> None:
+        while True:
+            for address in list(self._watched.values()):
+                if not address.browsers:
+                    continue
+                await self._sleep(TICK)
+                try:
+                    await self._refresh(address)
+                except Exception as error:  # the next round may find the database again
+                    log.warning("a live page cannot be refreshed: %s", error)
+
+    async def _refresh(self, address: _Address) -> None:
+        mark = await self._pulse()
+        if mark == address.mark:
+            return
+        await self._sleep(TICK)
+        page, questions = await address.render()
+        address.mark = mark
+        for news in address.browsers:
+            if news.full():  # a slow browser gets the newest only
+                news.get_nowait()
+            news.put_nowait(page)
+        if questions > 1:
+            await self._sleep(TICK * (questions - 1))
+
+
+async def stream(feed: Feed, address: str, render: Render, now: str) -> AsyncIterator[str]:
+    """Server-sent events (HTML Living Standard, 9.2): the page's content as a JSON string, when it is no longer `now`."""
+    with feed.watch(address, render) as news:
+        yield "retry: 2000\n\n"
+        while True:
+            try:
+                async with asyncio.timeout(KEEP_ALIVE):
+                    page = await news.get()
+            except TimeoutError:
+                yield ": still here\n\n"
+                continue
+            if page != now:
+                now = page
+                yield f"data: {json.dumps(page)}\n\n"

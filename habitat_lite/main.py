@@ -1,0 +1,87 @@
+"""`habitat run`: the pages on a port of this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+
+import click
+import uvicorn
+
+from absurd import AbsurdError, ConfigError
+from habitat_lite.app import create_app
+
+HOST, PORT = "127.0.0.1", 8080
+
+
+@click.group()
+def cli() -> None:
+    """The web page of an Absurd database."""
+
+
+@cli.command()
+@click.option(
+    "-d", "--database", metavar="URL", help="Default: ABSURD_DATABASE_URL. `embedded:` is the private Postgres."
+)
+@click.option("--host", default=HOST, show_default=True, metavar="HOST", help="Address to listen on.")
+@click.option(
+    "--port", default=PORT, show_default=True, type=click.IntRange(0, 65535), metavar="N", help="Port to listen on."
+)
+@click.option("--path-prefix", default="", metavar="PATH", help="Live below this path, as /ops.")
+@click.option("--read-only", is_flag=True, help="Offer no action, and take none.")
+@click.option("--insecure", is_flag=True, help="Listen beyond this machine although there is no login.")
+def run(database: str | None, host: str, port: int, path_prefix: str, read_only: bool, insecure: bool) -> None:
+    """Serve the pages until interrupted.
+
+    \b
+    Examples:
+      habitat run
+      habitat run -d postgresql://localhost/shop --port 9000
+      habitat run --host 0.0.0.0 --read-only --insecure
+    """
+    try:
+        serve(database, host=host, port=port, path_prefix=path_prefix, read_only=read_only, insecure=insecure)
+    except AbsurdError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def serve(
+    database: str | None,
+    *,
+    host: str = HOST,
+    port: int = PORT,
+    path_prefix: str = "",
+    read_only: bool = False,
+    insecure: bool = False,
+) -> None:
+    """Serve the pages until interrupted. ConfigError for an address beyond this machine without `insecure`."""
+    here = _is_here(host)
+    if not here and not insecure:
+        raise ConfigError(
+            f"{host} can be reached from other machines, and this page has no login",
+            hint="put it behind a proxy that has one, on 127.0.0.1; or say --insecure, best with --read-only",
+        )
+    if path_prefix and not path_prefix.startswith("/"):
+        path_prefix = f"/{path_prefix}"
+    # a page of another site could ask through a name of its own that leads here
+    hosts = ["localhost", "127.0.0.1", "[::1]", host] if here else ["*"]
+    app = create_app(database, read_only=read_only, allowed_hosts=hosts, path_prefix=path_prefix)
+    where = "localhost" if here else host
+    print(f"Habitat on http://{where}:{port}{path_prefix}/ (Ctrl-C to stop)", file=sys.stderr, flush=True)
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=1)
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def main() -> None:
+    """The entry point of the program."""
+    cli(prog_name="habitat")
+
+
+if __name__ == "__main__":
+    main()

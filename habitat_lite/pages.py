@@ -1,0 +1,270 @@
+"""The pages: each is a question or two, a template, and a JSON twin."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from absurd import ConfigError, InvalidOption, TaskNotFound, queries
+from absurd.queries import Query, detail, events, overview, queues, tasks, waits, why
+from absurd.queries.events import EventFilter
+from absurd.queries.tasks import STATES, TaskFilter
+from absurd.queries.waits import WaitFilter
+from habitat_lite import guard, render, timeline
+from habitat_lite.live import stream
+from habitat_lite.source import Source
+
+T = TypeVar("T")
+Given = dict[str, Any]
+PAGE = 50
+PAYLOADS = ("params", "headers", "result", "failure", "checkpoint", "run_result", "run_failure")
+
+
+class Asker:
+    """The questions of one page, counted."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.count = 0
+
+    async def __call__(self, question: Query[T], fresh: float = 1.0) -> T:
+        """The answer; `fresh`: seconds for which an older one will do."""
+        asked = self._source.asked
+        answer = await self._source.ask(question, fresh)
+        self.count += self._source.asked != asked
+        return answer
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of page. `gather` asks; what it gives is the template's context, and under `json` the twin."""
+
+    name: str
+    path: str
+    template: str
+    gather: Callable[[Asker, Mapping[str, str], Mapping[str, str]], Awaitable[Given]]
+
+
+async def _overview(ask: Asker, path: Mapping[str, str], query: Mapping[str, str]) -> Given:
+    page = await ask(overview.find(after=query.get("after") or None))
+    workers = await ask(overview.workers())
+    return {"title": "Overview", "queues": page, "workers": workers, "json": {"queues": page, "workers": workers}}
+
+
+async def _tasks(ask: Asker, path: Mapping[str, str], query: Mapping[str, str]) -> Given:
+    which = _task_filter(query)
+    page = await ask(tasks.find(which))
+    names = await ask(queues.find(), 30.0)
+    again = {key: query[key] for key in ("queue", "state", "name", "since", "q") if query.get(key)}
+    return {
+        "title": "Tasks",
+        "page": page,
+        "which": which,
+        "states": tuple(STATES),
+        "queues": names,
+        "again": again,
+        "filtered": bool(again),
+        "since": query.get("since", ""),
+        "search": query.get("q", ""),
+        "json": page,
+    }
+
+
+async def _task(ask: Asker, path: Mapping[str, str], query: Mapping[str, str]) -> Given:
+    found = await ask(detail.get(_id(path["id"]), query.get("queue") or None))
+    if found is None:
+        raise TaskNotFound(f"no queue holds task {path['id']}: it may have been cleaned up")
+    return {
+        "title": f"{found.task.task_name} {str(found.task.task_id)[:8]}",
+        "found": found,
+        "why": why.explain(found),
+        "marks": timeline.marks(found),
+        "json": {"why": why.explain(found), **queries.as_json(found)},
+    }
+
+
+async def _events(ask: Asker, path: Mapping[str, str], query: Mapping[str, str]) -> Given:
+    state = query.get("state") or None
+    if state not in (None, "emitted", "pending"):
+        raise InvalidOption(f"state must be emitted or pending, not {state!r}")
+    which = EventFilter(
+        queue=query.get("queue") or None,
+        name=query.get("name") or None,
+        state=state,  # type: ignore[arg-type]
+        waiters=True,
+        limit=PAGE,
+        after=query.get("after") or None,
+    )
+    page = await ask(events.find(which))
+    names = await ask(queues.find(), 30.0)
+    return {"title": "Events", "page": page, "which": which, "queues": names, "json": page}
+
+
+async def _waits(ask: Asker, path: Mapping[str, str], query: Mapping[str, str]) -> Given:
+    which = WaitFilter(
+        queue=query.get("queue") or None, event=query.get("event") or None, limit=PAGE, after=query.get("after") or None
+    )
+    page = await ask(waits.find(which))
+    names = await ask(queues.find(), 30.0)
+    return {"title": "Waits", "page": page, "which": which, "queues": names, "json": page}
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("overview", "/", "overview.html", _overview),
+        Kind("tasks", "/tasks", "tasks.html", _tasks),
+        Kind("task", "/tasks/{id}", "task.html", _task),
+        Kind("events", "/events", "events.html", _events),
+        Kind("waits", "/waits", "waits.html", _waits),
+    )
+}
+
+
+def routes() -> list[Route]:
+    """Every page, its JSON twin and its stream; payloads whole."""
+    found = [
+        Route("/tasks/{id}/raw/{part}", _raw),
+        Route("/tasks/{id}/checkpoints.json", _checkpoints),
+    ]
+    for kind in KINDS.values():
+        path = kind.path if kind.path != "/" else "/overview"
+        found += [
+            Route(f"{path}.json", _twin(kind)),
+            Route(f"/live{path}", _live(kind)),
+            Route(kind.path, _html(kind)),
+        ]
+    return found
+
+
+def rendered(request: Request, template: str, kind: str, given: Mapping[str, Any]) -> str:
+    """A whole page with its frame."""
+    return render.page(template, {**_frame(request, kind), **given})
+
+
+def _frame(request: Request, kind: str) -> Given:
+    source: Source = request.app.state.source
+    root = request.scope.get("root_path", "")
+    live = (
+        f"{root}/live{KINDS[kind].path.format(**request.path_params) if KINDS[kind].path != '/' else '/overview'}"
+        if kind
+        else ""
+    )
+    return {
+        "root": root,
+        "kind": kind,
+        "live": f"{live}?{request.url.query}" if live and request.url.query else live,
+        "read_only": source.read_only,
+        "token": guard.token_of(request),
+        "token_field": guard.FIELD,
+        "said": request.query_params.get("said", "") if kind else "",
+        "here": str(request.url.path).removeprefix(root) + (f"?{request.url.query}" if request.url.query else ""),
+    }
+
+
+def _html(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        given = await kind.gather(Asker(request.app.state.source), request.path_params, request.query_params)
+        response = HTMLResponse(rendered(request, kind.template, kind.name, given))
+        guard.remember(request, response)
+        return response
+
+    return answer
+
+
+def _twin(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        given = await kind.gather(Asker(request.app.state.source), request.path_params, request.query_params)
+        return JSONResponse(queries.as_json(given["json"]))
+
+    return answer
+
+
+def _live(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        source: Source = request.app.state.source
+        path, query = dict(request.path_params), dict(request.query_params)
+        query.pop("said", None)
+        # the page's own token is put in by the browser's copy of it: what is streamed is the same for everybody
+        frame = {**_frame(request, kind.name), "token": "", "said": ""}
+
+        async def content() -> tuple[str, int]:
+            ask = Asker(source)
+            given = await kind.gather(ask, path, query)
+            return render.content(kind.template, {**frame, **given}), ask.count
+
+        now, _ = await content()
+        address = f"{kind.name} {sorted(path.items())} {sorted(query.items())}"
+        feed = request.app.state.feeds[kind.name]
+        return StreamingResponse(stream(feed, address, content, now), media_type="text/event-stream")
+
+    return answer
+
+
+async def _raw(request: Request) -> Response:
+    part, ask = request.path_params["part"], Asker(request.app.state.source)
+    queue = request.query_params.get("queue", "")
+    if part not in PAYLOADS:
+        raise HTTPException(404)
+    found = await ask(detail.payload(queue, _id(request.path_params["id"]), part, request.query_params.get("name")))
+    if found is None:
+        raise TaskNotFound(f"task {request.path_params['id']} of queue {queue!r} has no such {part}")
+    return PlainTextResponse(found.text, headers={"content-disposition": f'inline; filename="{part}.json"'})
+
+
+async def _checkpoints(request: Request) -> Response:
+    query = request.query_params
+    question = detail.checkpoints(
+        query.get("queue", ""), _id(request.path_params["id"]), after=query.get("after") or None
+    )
+    return JSONResponse(queries.as_json(await Asker(request.app.state.source)(question)))
+
+
+def _id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise TaskNotFound(f"{text!r} is no id of a task") from None
+
+
+def _task_filter(query: Mapping[str, str]) -> TaskFilter:
+    state, since = query.get("state") or "", query.get("since") or ""
+    if state and state not in STATES:
+        raise InvalidOption(f"state must be one of {', '.join(STATES)}, not {state!r}")
+    which = TaskFilter(
+        queue=query.get("queue") or None,
+        name=query.get("name") or None,
+        states=(state,) if state else (),  # type: ignore[arg-type]
+        since=_since(since) if since else None,
+        limit=PAGE,
+        after=query.get("after") or None,
+    )
+    text = (query.get("q") or "").strip()
+    if not text:
+        return which
+    try:
+        return replace(which, id=UUID(text))
+    except ValueError:
+        return replace(which, text=text)
+
+
+def _since(text: str) -> datetime:
+    """`15m`, `24h`, `7d`, or a moment."""
+    units = {"m": 60, "h": 3600, "d": 86400}
+    try:
+        if text[-1] in units:
+            # to the minute, so that those who ask the same share an answer
+            now = datetime.now(UTC).replace(second=0, microsecond=0)
+            return now - timedelta(seconds=int(text[:-1]) * units[text[-1]])
+        moment = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        raise ConfigError(f"since must be as 15m, 24h, 7d or 2026-03-01T12:00, not {text!r}") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,136 @@
+"""From answers to HTML: Jinja2 with escaping everywhere, and the few words the templates share."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+from markupsafe import Markup
+
+from absurd.queries import why
+
+HERE = Path(__file__).parent
+#: Characters that change the direction or vanish: shown as escapes, so that a payload cannot rewrite what stands beside it.
+_HIDDEN = re.compile(
+    "[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+)
+LONGEST = 64_000
+
+
+def visible(text: object) -> str:
+    """The text with characters nobody sees written as `\\u202e`."""
+    return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text))
+
+
+def shown(value: Any, longest: int = LONGEST) -> str:
+    """A JSON value for reading; what is longer is cut, and says so."""
+    text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+    cut = text if len(text) <= longest else f"{text[:longest]}\n… {len(text) - longest:,} more characters"
+    return visible(cut)
+
+
+def short(value: Any, longest: int = 80) -> str:
+    """A JSON value on one line."""
+    text = visible(json.dumps(value, ensure_ascii=False))
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def pretty(text: str | None) -> str:
+    """JSON text with its structure shown; text that is no whole JSON as it is."""
+    try:
+        return visible(json.dumps(json.loads(text or "null"), indent=2, ensure_ascii=False))
+    except ValueError:
+        return visible(text)
+
+
+def failure(text: str | None) -> str:
+    """A recorded failure: name, message and traceback as a person reads them."""
+    try:
+        known = json.loads(text or "null")
+    except ValueError:
+        return visible(text)
+    if not isinstance(known, dict) or not {"name", "message"} <= known.keys():
+        return pretty(text)
+    rest = {key: value for key, value in known.items() if key not in ("name", "message", "traceback")}
+    parts = [
+        known.get("traceback") or f"{known['name']}: {known['message']}",
+        json.dumps(rest, indent=2) if rest else "",
+    ]
+    return visible("\n".join(str(part) for part in parts if part).strip())
+
+
+def cut(text: str | None, longest: int) -> str:
+    """The beginning of a text."""
+    plain = visible(text or "")
+    return plain if len(plain) <= longest else plain[: longest - 1] + "…"
+
+
+def sql(text: str) -> str:
+    """A text as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def moment(at: datetime | None) -> Markup:
+    """A moment: absolute in the title, relative by the script, absolute without it."""
+    if at is None:
+        return Markup('<span class="none">–</span>')
+    there = at.astimezone(UTC)
+    text = there.strftime("%Y-%m-%d %H:%M:%S")
+    return Markup('<time datetime="{}" title="{} UTC">{}</time>').format(there.isoformat(), text, text)
+
+
+def span(length: timedelta | float | None) -> str:
+    """A length of time in its two largest units."""
+    if length is None:
+        return "–"
+    return why.span(length if isinstance(length, timedelta) else timedelta(seconds=length))
+
+
+def count(number: int, *, capped: bool = False) -> str:
+    """A number for reading; `capped`: at least so many."""
+    return f"{'≥ ' if capped else ''}{number:,}"
+
+
+@pass_context
+def href(context: Context, path: str, **query: Any) -> str:
+    """An address of ours below wherever the app is mounted; query fields that say nothing are left out."""
+    given = {key: value for key, value in query.items() if value not in (None, "")}
+    return f"{context['root']}{quote(path)}{'?' + urlencode(given, doseq=True) if given else ''}"
+
+
+@cache
+def environment() -> Environment:
+    """The templates; a name that is not given is an error."""
+    made = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(
+        visible=visible, shown=shown, short=short, one_line=lambda value: short(value, 10_000), moment=moment, span=span
+    )
+    made.filters.update(count=count, pretty=pretty, failure=failure, cut=cut, sql=sql)
+    made.globals.update(href=href)
+    return made
+
+
+def page(template: str, given: Mapping[str, Any]) -> str:
+    """A whole page."""
+    return environment().get_template(template).render(given)
+
+
+def content(template: str, given: Mapping[str, Any]) -> str:
+    """What stands in the page's `main`: what a live page replaces."""
+    loaded = environment().get_template(template)
+    context = loaded.new_context(dict(given))
+    return "".join(loaded.blocks["content"](context))

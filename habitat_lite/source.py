@@ -1,0 +1,102 @@
+"""Where the pages get their answers: one pool, answers shared by all who ask the same within a second."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from absurd import AsyncAbsurd, ConnectionLost, queries
+from absurd.queries import Query, overview
+
+T = TypeVar("T")
+
+#: seconds for which an answer serves everybody who asks the same
+FRESH = 1.0
+#: seconds after which no answer is fresh enough for anybody
+LONGEST = 30.0
+#: seconds after which a question is given up: no page may hold up the tasks
+PATIENCE = 5.0
+_CONNECTIONS = 4
+
+
+class TooSlow(Exception):
+    """A question took longer than `PATIENCE`."""
+
+
+class Source:
+    """The database behind the pages. Opened at the first question, so that it works wherever the app is mounted."""
+
+    def __init__(self, conninfo: str, *, read_only: bool) -> None:
+        self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
+            conninfo,
+            open=False,
+            min_size=0,
+            max_size=_CONNECTIONS,
+            timeout=PATIENCE,
+            kwargs={"autocommit": True, "application_name": "habitat"},
+            name="habitat",
+        )
+        self.read_only = read_only
+        self._opening = asyncio.Lock()
+        self._answers: dict[str, tuple[float, asyncio.Future[Any]]] = {}
+        #: questions put to the database so far
+        self.asked = 0
+
+    async def open(self) -> None:
+        """Open the pool; nothing when it is."""
+        async with self._opening:
+            if self._pool.closed:
+                await self._pool.open()
+
+    async def close(self) -> None:
+        """Close the pool."""
+        await self._pool.close()
+
+    async def ask(self, question: Query[T], fresh: float = FRESH) -> T:
+        """The answer, at most `fresh` seconds old. Raises TooSlow, ConnectionLost, and what the question raises."""
+        key = f"{question.sql}\0{sorted(question.params.items(), key=str)!r}"
+        now = time.monotonic()
+        known = self._answers.get(key)
+        if known is not None and now - known[0] < fresh and not known[1].cancelled():
+            return await asyncio.shield(known[1])  # type: ignore[no-any-return]
+        for old in [each for each, (at, _) in self._answers.items() if now - at >= LONGEST]:
+            del self._answers[old]
+        asking = asyncio.ensure_future(self._run(question))
+        asking.add_done_callback(_heard)
+        self._answers[key] = (now, asking)
+        return await asyncio.shield(asking)
+
+    async def pulse(self) -> str:
+        """Changes whenever something was committed."""
+        return (await self.ask(overview.pulse())).mark
+
+    def forget(self) -> None:
+        """Something was changed: the next answers are new."""
+        self._answers.clear()
+
+    async def client(self, queue: str) -> AsyncAbsurd:
+        """A client for actions in a queue."""
+        await self.open()
+        return AsyncAbsurd(self._pool, queue)
+
+    async def _run(self, question: Query[T]) -> T:
+        await self.open()
+        self.asked += 1
+        try:
+            async with asyncio.timeout(PATIENCE), self._pool.connection() as conn:
+                return await queries.run_async(conn, question)
+        except PoolTimeout as error:
+            raise ConnectionLost("no connection to the database within 5 s") from error
+        except TimeoutError:
+            raise TooSlow(f"the database did not answer within {PATIENCE:g} s") from None
+        except psycopg.OperationalError as error:
+            raise ConnectionLost(f"the database cannot be asked: {str(error).strip()}") from error
+
+
+def _heard(asking: asyncio.Future[Any]) -> None:
+    if not asking.cancelled():
+        asking.exception()  # whoever asked has been told
