@@ -21,9 +21,9 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import dict_row
 
-from absurd.errors import from_sqlstate
+from absurd.errors import ConfigError, from_sqlstate
 
-__all__ = ["Page", "Query", "as_json", "pattern", "run", "run_async"]
+__all__ = ["Page", "Query", "as_json", "at_least_one", "prefixed", "run", "run_async"]
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -95,10 +95,15 @@ def as_json(value: Any) -> Any:
     return value
 
 
-def pattern(column: str, value: str | None, parameter: str) -> tuple[str, Row]:
-    """The condition of a name filter: exact, or what starts with it when it ends in `*`; none for None."""
-    if value is None:
-        return "true", {}
-    if value.endswith("*"):
-        return f"{column} ^@ %({parameter})s", {parameter: value[:-1]}
-    return f"{column} = %({parameter})s", {parameter: value}
+def prefixed(name: str | None) -> tuple[str | None, bool]:
+    """The name of a filter, and whether it is a prefix, which ends in `*`."""
+    if name is not None and name.endswith("*"):
+        return name[:-1], True
+    return name, False
+
+
+def at_least_one(**values: int) -> None:
+    """Raises ConfigError for the first that is below 1."""
+    for name, value in values.items():
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, not {value}")

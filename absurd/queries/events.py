@@ -11,7 +11,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from absurd.errors import ConfigError
-from absurd.queries import Page, Query, Row, pattern
+from absurd.queries import Page, Query, Row, at_least_one, prefixed
 
 EventState = Literal["emitted", "pending"]
 
@@ -23,7 +23,8 @@ class EventFilter:
     name     exact, or a prefix that ends in `*`
     state    `emitted`; `pending`: somebody waits and nobody has emitted it
     since    emitted, or waited for, at or after this moment (with a time zone)
-    waiters  also say who waits: at most 100 a name, longest first
+    waiters  also say who waits: at most 100 a name, those of the oldest tasks first
+    budget   rows read at most to find them: then the page ends, see `Page.searched_until`
     after    `Page.next` of the page before
     """
 
@@ -34,6 +35,7 @@ class EventFilter:
     waiters: bool = False
     limit: int = 50
     after: str | None = None
+    budget: int = 20_000
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Waiter:
 class Event:
     """A name and what is known of it. `taken_at`: when a task first received the payload; None: nobody has.
 
-    `waiter_list` is None unless the filter asked for it; `waiters` counts them all.
+    `waiter_list` is None unless the filter asked for it. `waiters` counts to 250; `waiters_capped`: there are more, and
+    `waiting_since` is that of the oldest tasks among them.
     """
 
     queue_name: str
@@ -63,100 +66,72 @@ class Event:
     waiters: int
     waiting_since: datetime | None
     waiter_list: tuple[Waiter, ...] | None
+    waiters_capped: bool = False
 
 
-_COLUMNS = "e.event_name, e.state, e.payload, e.emitted_at, e.taken_at, e.waiters, e.waiting_since"
+_MOST = 250
 
-# What is waited for comes first, by name; then what was emitted, newest first. Each half walks its own index.
 _FIND = """
-select q.queue_id, q.queue_name, e.*, {waiters} as waiter_list
-  from absurd.queues q
- cross join lateral (
-   (select 0 as half, {columns} from absurd.all_events e
-     where %(pending)s and e.queue_id = q.queue_id and e.emitted_at is null and {name} and {pending_since}
-       and {pending_after}
-     order by e.event_name limit %(limit)s)
-   union all
-   (select 1, {columns} from absurd.all_events e
-     where %(emitted)s and e.queue_id = q.queue_id and e.emitted_at is not null and {name} and {emitted_since}
-       and {emitted_after}
-     order by e.emitted_at desc, e.event_name limit %(limit)s)) e
- where {queue}
- order by e.half, e.emitted_at desc, e.event_name, q.queue_id limit %(limit)s
+select s.queue_id, q.queue_name, s.event_name, case s.half when 0 then 'pending' else 'emitted' end as state, s.emitted_at as place_at, s.hit, s.waiters, s.waiting_since,
+       e.payload, e.emitted_at, e.taken_at, {waiters} as waiter_list
+  from absurd.search_events(%(queue)s, %(name)s, %(prefix)s, %(pending)s, %(emitted)s, %(since)s, %(half)s, %(last_at)s,
+                            %(last)s, %(last_queue)s, %(most)s, %(limit)s, %(budget)s) s
+  join absurd.queues q on q.queue_id = s.queue_id
+  left join lateral (
+    select e.payload, e.emitted_at, e.taken_at from absurd.emitted_events e
+     where s.hit and e.queue_id = s.queue_id and e.event_name = s.event_name limit 1) e on true
+ order by s.hit desc, s.half, s.emitted_at desc, s.event_name, s.queue_id
 """
 
 _WAITERS = """
-(select jsonb_agg(to_jsonb(w) order by w.created_at, w.task_id)
-   from (select x.task_id, x.run_id, x.step_name, x.created_at, x.timeout_at from absurd.all_waits x
-          where x.queue_id = q.queue_id and x.event_name = e.event_name
-          order by x.created_at, x.task_id limit 100) w)
+(select jsonb_agg(to_jsonb(w) order by w.task_id)
+   from (select x.task_id, x.run_id, x.step_name, x.created_at, x.timeout_at from absurd.event_waits x
+          where x.queue_id = s.queue_id and x.event_name = s.event_name
+          order by x.task_id limit 100) w)
 """
 
 
 def find(which: EventFilter) -> Query[Page[Event]]:
     """Events: those waited for by name, then those emitted, newest first.
 
-    Raises ConfigError for a cursor that is none, or a limit below 1.
+    Raises ConfigError for a cursor that is none, or a limit or budget below 1.
     """
-    if which.limit < 1:
-        raise ConfigError(f"limit must be at least 1, not {which.limit}")
-    name, params = pattern("e.event_name", which.name, "name")
-    params |= {"pending": which.state != "emitted", "emitted": which.state != "pending", "limit": which.limit + 1}
-    queue = "true"
-    if which.queue is not None:
-        queue = "q.queue_name = %(queue)s"
-        params["queue"] = which.queue
-    pending_since = emitted_since = "true"
-    if which.since is not None:
-        pending_since, emitted_since = "e.waiting_since >= %(since)s", "e.emitted_at >= %(since)s"
-        params["since"] = which.since
-    pending_after, emitted_after = _after(which.after, params)
-    sql = _FIND.format(
-        columns=_COLUMNS,
-        waiters=_WAITERS if which.waiters else "null::jsonb",
-        name=name,
-        pending_since=pending_since,
-        emitted_since=emitted_since,
-        pending_after=pending_after,
-        emitted_after=emitted_after,
-        queue=queue,
-    )
+    at_least_one(limit=which.limit, budget=which.budget)
+    name, prefix = prefixed(which.name)
+    half, last_at, last, last_queue = _decoded(which.after) if which.after is not None else (None, None, None, None)
+    params: Row = {
+        "queue": which.queue, "name": name, "prefix": prefix, "pending": which.state != "emitted",
+        "emitted": which.state != "pending", "since": which.since, "half": half, "last_at": last_at, "last": last,
+        "last_queue": last_queue, "most": _MOST + 1, "limit": which.limit, "budget": which.budget,
+    }  # fmt: skip
+    sql = _FIND.format(waiters=_WAITERS if which.waiters else "null::jsonb")
     return Query(sql, params, lambda rows: _page(rows, which))
 
 
-def _after(cursor: str | None, params: Row) -> tuple[str, str]:
-    """The conditions that leave what follows the cursor, in either half of the list."""
-    if cursor is None:
-        return "true", "true"
-    emitted_at, params["last"], params["last_queue"] = _decoded(cursor)
-    if emitted_at is None:
-        return "e.event_name >= %(last)s and (e.event_name > %(last)s or e.queue_id > %(last_queue)s)", "true"
-    params["last_at"] = emitted_at
-    same = "e.event_name > %(last)s or e.event_name = %(last)s and e.queue_id > %(last_queue)s"
-    return "false", f"e.emitted_at <= %(last_at)s and (e.emitted_at < %(last_at)s or {same})"
-
-
-def _decoded(cursor: str) -> tuple[datetime | None, str, int]:
+def _decoded(cursor: str) -> tuple[int, datetime | None, str, int]:
     try:
         at, name, queue = json.loads(base64.urlsafe_b64decode(cursor))
-        return (datetime.fromisoformat(at) if at else None), str(name), int(queue)
-    except (ValueError, TypeError):
+        return (1 if at else 0), (datetime.fromisoformat(at) if at else None), str(name), int(queue)
+    except (ValueError, TypeError, AttributeError):
         raise ConfigError(f"not a cursor of an event list: {cursor!r}; use `next` of the page before") from None
 
 
 def _encoded(row: Row) -> str:
-    at = row["emitted_at"].isoformat() if row["emitted_at"] else None
+    at = row["place_at"].isoformat() if row["place_at"] else None
     return base64.urlsafe_b64encode(json.dumps([at, row["event_name"], row["queue_id"]]).encode()).decode()
 
 
 def _page(rows: Sequence[Row], which: EventFilter) -> Page[Event]:
-    shown = rows[: which.limit]
-    following = _encoded(shown[-1]) if len(rows) > which.limit else None
-    return Page(tuple(_event(row, which.waiters) for row in shown), following)
+    items = tuple(_event(row, which.waiters) for row in rows if row["hit"])
+    stop = next((row for row in rows if not row["hit"]), None)
+    if stop is None:
+        return Page(items, None)
+    return Page(items, _encoded(stop), None if len(items) == which.limit else stop["place_at"])
 
 
 def _event(row: Row, with_waiters: bool) -> Event:
-    values = {name: row[name] for name in Event.__dataclass_fields__}
+    values = {name: row.get(name) for name in Event.__dataclass_fields__}
+    values["waiters_capped"], values["waiters"] = row["waiters"] > _MOST, min(row["waiters"], _MOST)
     values["waiter_list"] = tuple(_waiter(each) for each in row["waiter_list"] or ()) if with_waiters else None
     return Event(**values)
 

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from absurd.errors import ConfigError
-from absurd.queries import Page, Query, Row, pattern
+from absurd.queries import Page, Query, Row, at_least_one, prefixed
 from absurd.types import TaskState
 
 State = TaskState
@@ -33,7 +33,8 @@ class TaskFilter:
     name   exact, or a prefix that ends in `*`
     id     of a task, or of one of its runs
     since  spawned at or after; `until` before; both with a time zone
-    text   found in the params, as JSON text, whatever its case. Reads every task the other filters leave
+    text   found in the params, as JSON text, whatever its case
+    budget rows read at most to find them: then the page ends, see `Page.searched_until`
     after  `Page.next` of the page before
     """
 
@@ -46,6 +47,7 @@ class TaskFilter:
     text: str | None = None
     limit: int = 50
     after: str | None = None
+    budget: int = 20_000
 
 
 @dataclass(frozen=True)
@@ -140,16 +142,18 @@ _COLUMNS = """t.task_id, t.task_name, t.state, t.run_id, t.attempt, t.max_attemp
 # The id of a run names its task only if the task has had that run; a task without any row of attempts still has its id.
 _WITHIN = "absurd.attempt_of(%(id)s) <= greatest(t.attempt, 0)"
 
-# One walk down the primary key per queue, however many tasks there are; the outer sort sees limit rows a queue.
+# search_tasks walks and counts what it reads; each row it found is then one probe of the keys.
 _FIND = """
-select q.queue_id, q.queue_name, t.*, absurd.current_time() as as_of
-  from absurd.queues q
- cross join lateral (
-   select {columns} from absurd.all_tasks t
-    where t.queue_id = q.queue_id and {conditions}
-    order by t.task_id desc limit %(limit)s) t
- where {queue}
- order by t.task_id desc, q.queue_id desc limit %(limit)s
+select s.queue_id, s.task_id as place, s.hit, absurd.uuidv7_timestamp(s.task_id) as moment, q.queue_name, t.*,
+       absurd.current_time() as as_of
+  from absurd.search_tasks(%(queue)s, %(name)s, %(prefix)s, %(live)s::"char"[], %(ended)s::"char"[], %(since)s, %(until)s,
+                           %(text)s, %(id)s, %(below)s, %(below_queue)s, %(limit)s, %(budget)s) s
+  join absurd.queues q on q.queue_id = s.queue_id
+  left join lateral (
+    select {columns} from absurd.all_tasks t
+     where s.hit and t.queue_id = s.queue_id and t.task_id = s.task_id and {within} limit 1) t on true
+ where t.task_id is not null or not s.hit
+ order by s.hit desc, s.task_id desc, s.queue_id desc
 """
 
 _GET = """
@@ -157,7 +161,7 @@ select q.queue_id, q.queue_name, absurd.current_time() as as_of, {columns},
        t.params, t.headers, t.retry_strategy, t.cancellation, t.result, t.failure,
        (select jsonb_agg(to_jsonb(r) order by r.attempt) from absurd.all_runs r
          where r.queue_id = t.queue_id and r.task_id = t.task_id) as runs,
-       (select jsonb_agg(to_jsonb(c) order by c.updated_at, c.name) from absurd.checkpoints c
+       (select jsonb_agg(to_jsonb(c) order by c.updated_at, c.name) from absurd.all_checkpoints c
          where c.queue_id = t.queue_id and c.task_id = t.task_id) as checkpoints,
        (select jsonb_agg(to_jsonb(w) || jsonb_build_object('awaited_queue', x.queue_name) order by w.created_at)
           from absurd.all_waits w left join absurd.queues x on x.queue_id = w.awaited_queue_id
@@ -170,23 +174,17 @@ select q.queue_id, q.queue_name, absurd.current_time() as as_of, {columns},
 
 
 def find(which: TaskFilter) -> Query[Page[Task]]:
-    """Tasks, newest first. Raises ConfigError for a cursor that is none, or a limit below 1."""
-    if which.limit < 1:
-        raise ConfigError(f"limit must be at least 1, not {which.limit}")
-    name, params = pattern("t.task_name", which.name, "name")
-    conditions = [name, *_states(which.states, params), *_moments(which, params)]
-    if which.id is not None:
-        conditions.append(f"t.task_id = absurd.task_id_of(%(id)s) and {_WITHIN}")
-        params["id"] = which.id
-    if which.text is not None:
-        conditions.append("strpos(lower(t.params::text), lower(%(text)s)) > 0")
-        params["text"] = which.text
-    if which.after is not None:
-        conditions.append("t.task_id <= %(task)s and (t.task_id < %(task)s or t.queue_id < %(below)s)")
-        params["task"], params["below"] = _cursor(which.after)
-    queue = _queue(which.queue, params)
-    params["limit"] = which.limit + 1
-    sql = _FIND.format(columns=_COLUMNS, conditions=" and ".join(conditions), queue=queue)
+    """Tasks, newest first. Raises ConfigError for a cursor that is none, or a limit or budget below 1."""
+    at_least_one(limit=which.limit, budget=which.budget)
+    live, ended = _states(which.states)
+    name, prefix = prefixed(which.name)
+    below, below_queue = _cursor(which.after) if which.after is not None else (None, None)
+    params: Row = {
+        "queue": which.queue, "name": name, "prefix": prefix, "live": live, "ended": ended, "since": which.since,
+        "until": which.until, "text": which.text, "id": which.id, "below": below, "below_queue": below_queue,
+        "limit": which.limit, "budget": which.budget,
+    }  # fmt: skip
+    sql = _FIND.format(columns=_COLUMNS, within=_WITHIN if which.id is not None else "true")
     return Query(sql, params, lambda rows: _page(rows, which.limit))
 
 
@@ -204,28 +202,13 @@ def _queue(name: str | None, params: Row) -> str:
     return "q.queue_name = %(queue)s"
 
 
-def _states(states: tuple[State, ...], params: Row) -> list[str]:
-    letters = [STATES[state] for state in states]
-    live = [letter for letter in letters if letter in _LIVE]
-    ended = [letter for letter in letters if letter not in _LIVE]
-    params.update({"live": live, "ended": ended} if letters else {})
-    either = ['t.live_state = any(%(live)s::"char"[])'] if live else []
-    either += ['t.ended_state = any(%(ended)s::"char"[])'] if ended else []
-    return [f"({' or '.join(either)})"] if either else []
-
-
-def _moments(which: TaskFilter, params: Row) -> list[str]:
-    # A task's id carries its moment, up to a day off when a client minted it: so the walk stays near.
-    conditions = []
-    if which.since is not None:
-        params["since"] = which.since
-        floor = "absurd.uuidv7_floor(greatest(%(since)s::timestamptz - interval '1 day', 'epoch'))"
-        conditions.append(f"t.enqueue_at >= %(since)s and t.task_id >= {floor}")
-    if which.until is not None:
-        params["until"] = which.until
-        ceiling = "absurd.uuidv7_floor(greatest(%(until)s::timestamptz + interval '1 day', 'epoch'))"
-        conditions.append(f"t.enqueue_at < %(until)s and t.task_id < {ceiling}")
-    return conditions
+def _states(states: tuple[State, ...]) -> tuple[list[str] | None, list[str] | None]:
+    """The letters of the unfinished states and of the ended ones; none of either where any state will do."""
+    letters = {STATES[state] for state in states}
+    if not letters or len(letters) == len(STATES):
+        return None, None
+    live, ended = sorted(letters & set(_LIVE)), sorted(letters - set(_LIVE))
+    return live or None, ended or None
 
 
 def _cursor(text: str) -> tuple[UUID, int]:
@@ -237,9 +220,11 @@ def _cursor(text: str) -> tuple[UUID, int]:
 
 
 def _page(rows: Sequence[Row], limit: int) -> Page[Task]:
-    last = rows[limit - 1] if len(rows) > limit else None
-    following = f"{last['task_id']}.{last['queue_id']}" if last else None
-    return Page(tuple(_task(row) for row in rows[:limit]), following)
+    items = tuple(_task(row) for row in rows if row["hit"])
+    stop = next((row for row in rows if not row["hit"]), None)
+    if stop is None:
+        return Page(items, None)
+    return Page(items, f"{stop['place']}.{stop['queue_id']}", None if len(items) == limit else stop["moment"])
 
 
 def _task(row: Row) -> Task:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from absurd.queries import Page, Query
+from absurd.errors import ConfigError
+from absurd.queries import Page, Query, Row, at_least_one, prefixed
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,52 @@ class Wait:
     as_of: datetime
 
 
+_FIND = """
+select s.queue_id, s.task_id as place, s.step_name as place_step, s.hit, absurd.uuidv7_timestamp(s.task_id) as moment,
+       q.queue_name, w.*, absurd.current_time() as as_of
+  from absurd.search_waits(%(queue)s, %(event)s, %(prefix)s, %(task)s, %(below)s, %(below_queue)s, %(below_step)s,
+                           %(limit)s, %(budget)s) s
+  join absurd.queues q on q.queue_id = s.queue_id
+  left join lateral (
+    select w.task_id, t.task_name, w.run_id, w.step_name, w.event_name, x.queue_name as awaited_queue, w.awaited_task_id,
+           a.task_name as awaited_task_name, a.state as awaited_state, w.created_at, w.timeout_at
+      from absurd.all_waits w
+      left join lateral (select t.task_name from absurd.all_tasks t
+                          where t.queue_id = w.queue_id and t.task_id = w.task_id limit 1) t on true
+      left join absurd.queues x on x.queue_id = w.awaited_queue_id
+      left join lateral (select t.task_name, t.state from absurd.all_tasks t
+                          where t.queue_id = w.awaited_queue_id and t.task_id = w.awaited_task_id limit 1) a on true
+     where s.hit and w.queue_id = s.queue_id and w.task_id = s.task_id and w.step_name = s.step_name limit 1) w on true
+ order by s.hit desc, s.task_id desc, s.queue_id desc, s.step_name desc
+"""
+
+
 def find(which: WaitFilter) -> Query[Page[Wait]]:
     """Waits, those of the newest tasks first. Raises ConfigError for a cursor that is none, or a limit or budget below 1."""
-    raise NotImplementedError
+    at_least_one(limit=which.limit, budget=which.budget)
+    event, prefix = prefixed(which.event)
+    below, below_queue, below_step = _decoded(which.after) if which.after is not None else (None, None, None)
+    params: Row = {
+        "queue": which.queue, "event": event, "prefix": prefix, "task": which.task, "below": below,
+        "below_queue": below_queue, "below_step": below_step, "limit": which.limit, "budget": which.budget,
+    }  # fmt: skip
+    return Query(_FIND, params, lambda rows: _page(rows, which.limit))
+
+
+def _decoded(cursor: str) -> tuple[UUID, int, str]:
+    try:
+        task, queue, step = json.loads(base64.urlsafe_b64decode(cursor))
+        return UUID(task), int(queue), str(step)
+    except (ValueError, TypeError, AttributeError):
+        raise ConfigError(f"not a cursor of a list of waits: {cursor!r}; use `next` of the page before") from None
+
+
+def _page(rows: Sequence[Row], limit: int) -> Page[Wait]:
+    items = tuple(Wait(**{name: row[name] for name in Wait.__dataclass_fields__}) for row in rows if row["hit"])
+    stop = next((row for row in rows if not row["hit"]), None)
+    if stop is None:
+        return Page(items, None)
+    place = json.dumps([str(stop["place"]), stop["queue_id"], stop["place_step"]])
+    return Page(
+        items, base64.urlsafe_b64encode(place.encode()).decode(), None if len(items) == limit else stop["moment"]
+    )

@@ -64,3 +64,21 @@ select q.queue_id, q.queue_name, l.*, e.*
      from absurd.attempts x
     where x.queue_id = q.queue_id and x.task_state is not null
       and x.finished_at > absurd.current_time() - interval '1 day') e;
+
+-- Purpose: the kept outcomes of steps, sleeps and waits; outcome is timeout for a wait that ran out.
+create or replace view absurd.all_checkpoints as
+select c.queue_id, c.task_id, c.name, c.state, c.status, c.outcome, c.attempt, c.updated_at
+  from absurd.checkpoints c;
+
+-- Purpose: what was emitted, without counting who waits: one probe a row, where thousands wait too.
+create or replace view absurd.emitted_events as
+select e.queue_id, e.event_name, e.payload, e.emitted_at, e.taken_at
+  from absurd.events e
+ where e.emitted_at is not null;
+
+-- Purpose: who sleeps for an event, by its name (all_waits cannot be walked by it).
+create or replace view absurd.event_waits as
+select w.queue_id, w.event_name, w.task_id, absurd.run_id_of(w.task_id, w.attempt) as run_id, w.step_name,
+       case when isfinite(w.timeout_at) then w.timeout_at end as timeout_at, w.created_at
+  from absurd.waits w
+ where w.awaited_task_id is null;

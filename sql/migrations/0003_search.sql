@@ -1,0 +1,7 @@
+-- Indexes behind the lists of the dashboard. Both are empty of what runs and completes without trouble, so they cost the way
+-- of such a task nothing.
+
+-- lists of what went wrong, newest first
+create index attempts_unhappy on absurd.attempts (queue_id, task_id) where task_state in ('f', 'x');
+-- lists of what runs: the runs without a lease, which live_lease does not hold
+create index live_leaseless on absurd.live (queue_id, task_id) where state = 'r' and due_at is null;
