@@ -66,6 +66,8 @@ class Chaos:
             self._run_disk(rng)
             if self.left_out:
                 break
+        if short := plan.missing(self.figures, self.seconds):
+            raise Failed(f"too little of what was planned has happened: {', '.join(short)}")
 
     def _run_disk(self, rng: random.Random) -> None:
         """Fill the disk under load, with a kill on top; and again, when there is no space for the log itself."""
@@ -117,17 +119,7 @@ def progress(chaos: Chaos, over: threading.Event) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=float(os.environ.get("CHAOS_SECONDS") or 1800))
-    parser.add_argument(
-        "--seed", type=int, default=int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
-    )
-    parser.add_argument("--report", type=Path, help="a Markdown page to write the report into")
-    parser.add_argument("--json", type=Path, help="a file for the figures")
-    parser.add_argument(
-        "--break", dest="breakage", type=Path, help="SQL that breaks the engine first: the run has to fail"
-    )
-    options = parser.parse_args()
+    options = arguments()
     breakage = options.breakage.read_text() if options.breakage else ""
     chaos = Chaos(options.seconds, options.seed, breakage)
     print(f"chaos: {options.seconds:.0f} s, seed {options.seed} (CHAOS_SEED={options.seed} repeats it)", flush=True)
@@ -142,10 +134,31 @@ def main() -> int:
         return 1
     finally:
         over.set()
+    print_success(chaos, options)
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    """From the command line, or from CHAOS_SECONDS and CHAOS_SEED."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    seconds = float(os.environ.get("CHAOS_SECONDS") or 1800)
+    seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
+    parser.add_argument("--seconds", type=float, default=seconds)
+    parser.add_argument("--seed", type=int, default=seed)
+    parser.add_argument("--report", type=Path, help="a Markdown page to write the report into")
+    parser.add_argument("--json", type=Path, help="a file for the figures")
+    parser.add_argument(
+        "--break", dest="breakage", type=Path, help="SQL that breaks the engine first: the run has to fail"
+    )
+    return parser.parse_args()
+
+
+def print_success(chaos: Chaos, options: argparse.Namespace) -> None:
+    """The figures, where they were asked for, and one line at the end."""
     facts = {
         "result": "Nothing lost, nothing doubled, nobody stuck",
         "seconds": chaos.passed,
-        "seed": options.seed,
+        "seed": chaos.seed,
         "postgres": chaos.postgres,
         "machine": report.machine(),
         "left out": chaos.left_out,
@@ -156,8 +169,7 @@ def main() -> int:
         options.json.write_text(json.dumps({**facts, **chaos.figures}, indent=1) + "\n")
     if options.report:
         report.write(options.report, report.page(chaos.figures, facts))
-    print(report.summary(chaos.figures, chaos.passed, options.seed))
-    return 0
+    print(report.summary(chaos.figures, chaos.passed, chaos.seed))
 
 
 def print_failure(chaos: Chaos, failed: Failed) -> None:

@@ -20,6 +20,8 @@ HALF_HOUR = {
     "terminate": 150,
 }
 TASKS_IN_HALF_HOUR = 54_000
+#: what half an hour has to show at least; some of the planned losses may find no statement in time
+PROMISED = {"tasks": 50_000, "kill": 200, "crash": 20, "cut or lose": 200}
 FULL_SIZE = 1800.0  # seconds
 WORKERS = 4
 LEASE = 3.0  # seconds: so short that it runs out under a stopped or cut-off worker
@@ -101,6 +103,15 @@ def _duration(kind: str, rng: random.Random) -> float:
     if kind == "crash":
         return rng.choice([0.0, rng.uniform(0, 2)])
     return rng.uniform(0, 1)  # until a killed worker is replaced
+
+
+def missing(figures: dict[str, int], seconds: float) -> list[str]:
+    """What a run of so many seconds has promised and not shown."""
+    shown = {**figures, "cut or lose": figures.get("cut", 0) + figures.get("lose", 0)}
+    promised = {name: int(number * seconds / FULL_SIZE) for name, number in PROMISED.items()}
+    return [
+        f"{shown.get(name, 0)} {name}, not {number}" for name, number in promised.items() if shown.get(name, 0) < number
+    ]
 
 
 def describe(chosen: dict[str, Any]) -> str:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.chaos import checks
-from tests.chaos.fleet import ROOT, Departure, Fleet
+from tests.chaos.fleet import Departure, Fleet
+from tests.chaos.network import PRODUCER, Network
 from tests.chaos.plan import LEASE, WORKERS, Fault, Round, faults
 from tests.chaos.producer import Producer
 from tests.chaos.server import Server, SmallDisk
@@ -22,7 +19,6 @@ from tests.chaos.server import Server, SmallDisk
 QUEUES = ["chaos", "chaos: the other"]
 STUCK_AFTER = 40.0  # seconds without any progress, with no fault under way
 SETTLED_WITHIN = 20.0
-PRODUCER = "producer"
 #: what is counted in the logs of the workers
 SAID = {"refused": r"the end of run \S+ was refused", "out of space": r"No space left on device"}
 #: after a fault a worker may need so long until its leases are renewed again
@@ -31,56 +27,6 @@ GRACE = 3.0
 
 class Failed(Exception):
     """Something must not be; the message says what, with evidence."""
-
-
-class ProxyProcess:
-    """The proxy, at the other end of a pipe."""
-
-    def __init__(self, target: str, seed: int, told: Callable[[dict[str, Any]], None]) -> None:
-        names = [*(f"w{slot}" for slot in range(WORKERS)), PRODUCER]
-        settings = json.dumps({"target": target, "names": names, "seed": seed})
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.proxy", settings],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            start_new_session=True,
-        )
-        self._told = told
-        self.counts: Counter[str] = Counter()
-        self.ports: dict[str, int] = json.loads(self._line())["what"]
-        self._reader = threading.Thread(target=self._listen, daemon=True)
-        self._reader.start()
-
-    def url(self, name: str) -> str:
-        return (
-            f"postgresql://postgres@127.0.0.1:{self.ports[name]}/absurd"
-            f"?sslmode=disable&gssencmode=disable&connect_timeout=5&application_name={name}"
-        )
-
-    def order(self, do: str, **how: Any) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"do": do, **how}) + "\n")
-        self._process.stdin.flush()
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline()
-
-    def _listen(self) -> None:
-        while line := self._line():
-            told = json.loads(line)
-            self.counts[told["did"]] += 1
-            self._told(told)
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._reader.join(5)
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
 
 
 class Stage:
@@ -93,7 +39,7 @@ class Stage:
         self._began = time.monotonic()
         for queue in QUEUES:
             server.ask("select absurd.create_queue(%s)", queue)
-        self.proxy = ProxyProcess(server.socket, seed, self._cut)
+        self.proxy = Network(server.socket, seed, self._cut)
         self.fleet = Fleet(folder, [self.proxy.url(f"w{slot}") for slot in range(WORKERS)], QUEUES)
         self.producer = Producer(self.proxy.url(PRODUCER), QUEUES, seed)
         self.records = checks.Records(folder)
@@ -204,6 +150,7 @@ class Stage:
         self.disk.fill()
         time.sleep(fault.seconds / 2)
         if fault.verb:
+            self.disk.fill()  # what the server has tidied away meanwhile
             self.server.need_log()
         time.sleep(fault.seconds / 2)
         self.counts["server gave up"] += not self.server.embedded.running

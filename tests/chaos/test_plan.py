@@ -32,3 +32,10 @@ def test_a_minute_has_its_share_of_everything() -> None:
 def test_a_seed_gives_one_plan() -> None:
     assert _drawn(300, 7) == _drawn(300, 7)
     assert _drawn(300, 7) != _drawn(300, 8)
+
+
+def test_a_run_that_shows_less_than_it_promised_says_so() -> None:
+    enough = {"tasks": 50_000, "kill": 200, "crash": 20, "cut": 120, "lose": 80}
+    assert plan.missing(enough, 1800) == []
+    assert plan.missing({**enough, "lose": 79}, 1800) == ["199 cut or lose, not 200"]
+    assert plan.missing({"tasks": 1666, "kill": 6, "cut": 3, "lose": 3}, 60) == []

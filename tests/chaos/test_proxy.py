@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.chaos.stage import PRODUCER, ProxyProcess
+from tests.chaos.network import PRODUCER, Network
 from tests.fixtures.servers import OwnServer
 
 
@@ -19,7 +19,7 @@ class Place:
     def __init__(self, server: OwnServer) -> None:
         self._told: queue.Queue[dict[str, Any]] = queue.Queue()
         socket = str(server.embedded.socket_directory / ".s.PGSQL.5432")
-        self.proxy = ProxyProcess(socket, 1, self._told.put)
+        self.proxy = Network(socket, 1, self._told.put)
         self.direct = psycopg.connect(server.url, autocommit=True)
         self.direct.execute("create table noted (n integer)")
 
