@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check gen compat stress chaos bench-quick bench clean
+.PHONY: help setup demo test test-all check gen compat stress chaos mutants bench-quick bench clean
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -77,6 +77,9 @@ stress: setup ## long concurrent load, then the invariants
 
 chaos: setup ## kill, cut and crash everything at random, count what is lost: 30 minutes (CHAOS_SECONDS=60, CHAOS_SEED=n)
 	@PG=$(PG) $(BIN)/python -m tests.chaos $(ARGS)
+
+mutants: setup ## put faults into the engine on purpose, see the tests catch each by name, about 3 minutes (ARGS='--only NAME')
+	@PG=$(PG) $(BIN)/python -m tests.mutants $(ARGS)
 
 bench-quick: setup ## five rows against absurd-sdk, about 3 minutes, on a machine that does nothing else
 	@$(BIN)/python -m benchmarks quick $(ARGS)
