@@ -10,7 +10,7 @@ import click
 from absurd.cli import options, output
 from absurd.cli.connection import Target
 from absurd.cli.options import Command, Json, Moment, json_option, pass_target, queue_option
-from absurd.queries import events
+from absurd.queries import events, filled
 from absurd.queries.events import Event, EventFilter
 
 
@@ -89,7 +89,7 @@ def list_events(
     if not all_queues:
         target.require_queue(queue)
     which = EventFilter(None if all_queues else queue, name, state, since, waiters, limit, after)
-    page = target.ask(events.find(which))
+    page = filled(target.ask, events.find, which)
     if as_json:
         output.data({"events": page.items, "next": page.next})
         return
@@ -102,7 +102,7 @@ def list_events(
 
 def _print(found: tuple[Event, ...], with_queue: bool) -> None:
     columns = ("event", "state", "at", "waiters", "payload")
-    rows = [(e.event_name, e.state, _moment(e), e.waiters, _payload(e)) for e in found]
+    rows = [(e.event_name, e.state, _moment(e), _waiters(e), _payload(e)) for e in found]
     if with_queue:
         output.table(("queue", *columns), [(e.queue_name, *row) for e, row in zip(found, rows, strict=True)])
     else:
@@ -120,6 +120,10 @@ def _moment(event: Event) -> str | None:
 
 def _payload(event: Event) -> str | None:
     return output.short(event.payload, 60) if event.state == "emitted" else None
+
+
+def _waiters(event: Event) -> str:
+    return f"{event.waiters}+" if event.waiters_capped else str(event.waiters)
 
 
 def _waiter(waiter: events.Waiter) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from absurd.cli import options, output, timeline
 from absurd.cli.connection import Target
 from absurd.cli.options import Command, Identifier, Json, Moment, json_option, pass_target, queue_option
 from absurd.errors import ConfigError, TaskNotFound, TaskTerminal, TimeoutError
-from absurd.queries import tasks, why
+from absurd.queries import filled, tasks, why
 from absurd.queries.tasks import STATES, Task, TaskDetail, TaskFilter
 from absurd.types import TaskResultSnapshot
 
@@ -86,7 +86,7 @@ def spawn_task(
 @click.option("--id", "task_id", type=_ID, metavar="ID", help="The task of this id, or of this run.")
 @click.option("--since", type=Moment(), metavar="WHEN", help="Spawned since: 30m, 7d, or a moment.")
 @click.option("--until", type=Moment(), metavar="WHEN", help="Spawned before.")
-@click.option("--text", metavar="TEXT", help="Params that contain this; reads every task the other filters leave.")
+@click.option("--text", metavar="TEXT", help="Params that contain this; may read every task the other filters leave.")
 @click.option(
     "-l", "--limit", type=click.IntRange(min=1), metavar="N", default=50, show_default=True, help="Tasks at most."
 )
@@ -114,7 +114,7 @@ def list_tasks(target: Target, /, queue: str, all_queues: bool, as_json: bool, *
         limit=given["limit"],
         after=given["after"],
     )
-    page = target.ask(tasks.find(which))
+    page = filled(target.ask, tasks.find, which)
     if as_json:
         output.data({"tasks": page.items, "next": page.next})
         return

@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -23,7 +23,7 @@ from psycopg.rows import dict_row
 
 from absurd.errors import ConfigError, from_sqlstate
 
-__all__ = ["Page", "Query", "as_json", "at_least_one", "prefixed", "run", "run_async"]
+__all__ = ["Page", "Query", "as_json", "at_least_one", "filled", "prefixed", "run", "run_async"]
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -78,6 +78,30 @@ async def run_async(conn: psycopg.AsyncConnection[Any], query: Query[T]) -> T:
         if error is exc:
             raise
         raise error from exc
+
+
+class _Filter(Protocol):
+    """What every filter of a list has."""
+
+    @property
+    def limit(self) -> int: ...
+
+
+F = TypeVar("F", bound=_Filter)
+
+
+def filled(ask: Callable[[Query[Page[T]]], Page[T]], find: Callable[[F], Query[Page[T]]], which: F) -> Page[T]:
+    """The page of a filter with all it may hold: searches on, budget after budget, until it is full or all is searched.
+
+    For who would rather wait than be told how far the search came. `ask` runs one question, as `run` does.
+    """
+    items: tuple[T, ...] = ()
+    while True:
+        page = ask(find(dataclasses.replace(which, limit=which.limit - len(items))))  # type: ignore[type-var]
+        items += page.items
+        if page.next is None or len(items) >= which.limit:
+            return Page(items, page.next)
+        which = dataclasses.replace(which, after=page.next, limit=which.limit)  # type: ignore[type-var]
 
 
 def as_json(value: Any) -> Any:

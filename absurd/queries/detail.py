@@ -6,12 +6,16 @@ however large its payloads.
 
 from __future__ import annotations
 
+import base64
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 from uuid import UUID
 
-from absurd.queries import Page, Query
+from absurd.errors import ConfigError
+from absurd.queries import Page, Query, Row, at_least_one, tasks
 from absurd.queries.tasks import State, Task, Wait
 
 Part = Literal["params", "headers", "result", "failure", "checkpoint", "run_result", "run_failure"]
@@ -21,7 +25,8 @@ Part = Literal["params", "headers", "result", "failure", "checkpoint", "run_resu
 class Preview:
     """JSON as text, or its beginning. `size` is that of the whole text in bytes.
 
-    text   None when the value is so large that it was not even read; `size` is then what it takes on disk
+    text   None when the value is so large that it was not even read (16 MB as stored for the task's own payloads, 256 kB for
+           those of runs and checkpoints); `size` is then what it takes on disk
     whole  nothing was cut off
     """
 
@@ -64,7 +69,7 @@ class CheckpointView:
 class TaskView:
     """One task with as much of its history as a page shows, in one statement.
 
-    runs              the newest, oldest first; `run_count` of all
+    runs              the newest, oldest first; `run_count`: the number of the last
     checkpoints       the newest (or the oldest), oldest first; `checkpoint_count` of all, `checkpoints_capped`: at least
     checkpoints_next  cursor for `checkpoints`, which goes on in the same direction; None when these are all
     waits             at most 100
@@ -94,6 +99,70 @@ class Payload:
     size: int
 
 
+# A preview, as JSON so that one statement answers all. What takes over 1 MB on disk (256 kB among many) is not read, but for
+# the payloads that the page is about.
+_PREVIEW = """
+case when {value} is null then null
+     when pg_column_size({value}) > {most}
+     then jsonb_build_object('text', null, 'size', pg_column_size({value}), 'whole', false)
+     else (select jsonb_build_object('text', left(x.text, {length}), 'size', octet_length(x.text),
+                                     'whole', length(x.text) <= {length})
+             from (select ({value})::text as text offset 0) x) end"""
+
+_CHECKPOINT = """
+jsonb_build_object('name', c.name, 'status', c.status, 'outcome', c.outcome, 'attempt', c.attempt, 'updated_at', c.updated_at,
+                   'state', {state})"""
+
+# The walk by key stops at so many; those are then put in their order. The states are read only of those that are shown.
+_NEAR = """
+select c.name, c.status, c.outcome, c.attempt, c.updated_at, c.state, c.queue_id, c.task_id from absurd.all_checkpoints c
+ where c.queue_id = {queue} and c.task_id = {task} order by c.name limit {most}"""
+
+_GET = """
+select q.queue_id, q.queue_name, absurd.current_time() as as_of, {columns}, t.retry_strategy, t.cancellation,
+       {params} as params, {headers} as headers, {result} as result, {failure} as failure,
+       (select jsonb_agg(jsonb_build_object(
+                 'run_id', r.run_id, 'attempt', r.attempt, 'state', r.state, 'created_at', r.created_at,
+                 'started_at', r.started_at, 'finished_at', r.finished_at, 'claimed_by', r.claimed_by,
+                 'wake_event', r.wake_event, 'wake_step', r.wake_step,
+                 'error', left(concat_ws(': ', r.failure->>'name', r.failure->>'message'), 200),
+                 'result', {run_result}, 'failure', {run_failure}) order by r.attempt)
+          from (select * from absurd.all_runs r where r.queue_id = t.queue_id and r.task_id = t.task_id
+                   and r.attempt > t.attempt - %(runs)s) r) as runs,
+       k.checkpoint_count, k.checkpoints,
+       (select jsonb_agg(to_jsonb(w) || jsonb_build_object('awaited_queue', x.queue_name) order by w.created_at)
+          from (select * from absurd.all_waits w where w.queue_id = t.queue_id and w.task_id = t.task_id
+                 order by w.step_name limit 100) w
+          left join absurd.queues x on x.queue_id = w.awaited_queue_id) as waits
+  from absurd.queues q
+  join absurd.all_tasks t on t.queue_id = q.queue_id and t.task_id = absurd.task_id_of(%(id)s)
+ cross join lateral (
+   with near as materialized ({near})
+   select (select count(*) from near) as checkpoint_count,
+          (select jsonb_agg({checkpoint} order by c.updated_at {direction}, c.name {direction})
+             from (select * from near c
+                    order by c.updated_at {direction}, c.name {direction} limit %(checkpoints)s) c) as checkpoints) k
+ where {queue} and {within}
+ order by q.queue_name
+"""
+
+_CHECKPOINTS = """
+select {checkpoint} as checkpoint
+  from (select * from ({near}) c where {after}
+         order by c.updated_at {direction}, c.name {direction} limit %(limit)s) c
+ order by c.updated_at {direction}, c.name {direction}
+"""
+
+_PAYLOAD = """
+select ({value})::text as text from absurd.queues q join {view} t on t.queue_id = q.queue_id
+ where q.queue_name = %(queue)s and t.task_id = absurd.task_id_of(%(id)s) and {which} limit 1
+"""
+
+_LOOKED_AT = 20_000
+_LARGE = 16 * 1024 * 1024
+_AMONG_MANY = 256 * 1024
+
+
 def get(
     task_or_run_id: UUID,
     queue: str | None = None,
@@ -104,18 +173,134 @@ def get(
     preview: int = 65_536,
     checkpoint_preview: int = 2_048,
 ) -> Query[TaskView | None]:
-    """One task, by its id or the id of one of its runs; None when no queue holds it. Sizes of previews in characters."""
-    raise NotImplementedError
+    """One task, by its id or the id of one of its runs; None when no queue holds it. Sizes of previews in characters.
+
+    ConfigError for a number below 1.
+    """
+    at_least_one(runs=runs, checkpoints=checkpoints, preview=preview, checkpoint_preview=checkpoint_preview)
+    params: Row = {"id": task_or_run_id, "runs": runs, "checkpoints": checkpoints + 1, "queue": queue}
+    sql = _GET.format(
+        columns=tasks.COLUMNS,
+        within=tasks.WITHIN,
+        queue="true" if queue is None else "q.queue_name = %(queue)s",
+        direction="desc" if newest else "asc",
+        near=_NEAR.format(queue="t.queue_id", task="t.task_id", most=_LOOKED_AT + 1),
+        checkpoint=_checkpoint(checkpoint_preview),
+        **{part: _preview(f"t.{part}", preview, _LARGE) for part in ("params", "headers", "result", "failure")},
+        run_result=_preview("r.result", checkpoint_preview, _AMONG_MANY),
+        run_failure=_preview("r.failure", 4 * checkpoint_preview, _AMONG_MANY),
+    )
+    return Query(sql, params, lambda rows: _view(rows[0], checkpoints, newest) if rows else None)
 
 
 def checkpoints(
     queue: str, task_id: UUID, *, limit: int = 200, newest: bool = True, after: str | None = None, preview: int = 2_048
 ) -> Query[Page[CheckpointView]]:
     """More checkpoints of a task: from the newest back (or from the oldest on), in that order. ConfigError for a cursor
-    that is none."""
-    raise NotImplementedError
+    that is none, or a number below 1."""
+    at_least_one(limit=limit, preview=preview)
+    params: Row = {"queue": queue, "id": task_id, "limit": limit + 1}
+    condition = "true"
+    if after is not None:
+        params["at"], params["name"] = _decoded(after)
+        condition = f"(c.updated_at, c.name) {'<' if newest else '>'} (%(at)s::timestamptz, %(name)s::text)"
+    sql = _CHECKPOINTS.format(
+        checkpoint=_checkpoint(preview),
+        near=_NEAR.format(
+            queue="(select q.queue_id from absurd.queues q where q.queue_name = %(queue)s)",
+            task="absurd.task_id_of(%(id)s)",
+            most=_LOOKED_AT,
+        ),
+        after=condition,
+        direction="desc" if newest else "asc",
+    )
+
+    def decode(rows: Sequence[Row]) -> Page[CheckpointView]:
+        found = [row["checkpoint"] for row in rows]
+        following = _encoded(found[limit - 1]) if len(found) > limit else None
+        return Page(tuple(_checkpoint_view(each) for each in found[:limit]), following)
+
+    return Query(sql, params, decode)
 
 
 def payload(queue: str, task_id: UUID, part: Part, name: str | int | None = None) -> Query[Payload | None]:
-    """One value of a task, whole; None when there is none. `name`: of the checkpoint, or the number of the attempt."""
-    raise NotImplementedError
+    """One value of a task, whole; None when there is none. `name`: of the checkpoint, or the number of the attempt.
+
+    ConfigError for a part that needs another name.
+    """
+    params: Row = {"queue": queue, "id": task_id, "name": name}
+    if part == "checkpoint":
+        wanted: type = str
+        value, view, which = "t.state", "absurd.all_checkpoints", "t.name = %(name)s"
+    elif part in ("run_result", "run_failure"):
+        wanted = int
+        value, view, which = f"t.{part[4:]}", "absurd.all_runs", "t.attempt = %(name)s"
+    elif part in ("params", "headers", "result", "failure"):
+        wanted = type(None)
+        value, view, which = f"t.{part}", "absurd.all_tasks", "true"
+    else:
+        raise ConfigError(f"a task has no {part!r}; choose one of {', '.join(get_args(Part))}")
+    if type(name) is not wanted:
+        needed = {str: "the checkpoint's name", int: "the number of the attempt"}.get(wanted, "no name")
+        raise ConfigError(f"{part} takes {needed}, not {name!r}")
+    sql = _PAYLOAD.format(value=value, view=view, which=which)
+    return Query(sql, params, lambda rows: _payload(rows[0]["text"]) if rows and rows[0]["text"] is not None else None)
+
+
+def _payload(text: str) -> Payload:
+    return Payload(text, len(text.encode()))
+
+
+def _preview(value: str, length: int, most: int) -> str:
+    return _PREVIEW.format(value=value, length=int(length), most=int(most))
+
+
+def _checkpoint(preview: int) -> str:
+    return _CHECKPOINT.format(state=_preview("c.state", preview, _AMONG_MANY))
+
+
+def _view(row: Row, shown: int, newest: bool) -> TaskView:
+    found = row["checkpoints"] or []
+    following = _encoded(found[shown - 1]) if len(found) > shown else None
+    ordered = found[:shown][::-1] if newest else found[:shown]
+    count = row["checkpoint_count"]
+    return TaskView(
+        task=tasks.task_of(row),
+        params=Preview(**row["params"]),
+        **{part: _previewed(row[part]) for part in ("headers", "result", "failure")},
+        retry_strategy=row["retry_strategy"],
+        cancellation=row["cancellation"],
+        runs=tuple(_run_view(each) for each in row["runs"] or ()),
+        run_count=row["attempt"],
+        checkpoints=tuple(_checkpoint_view(each) for each in ordered),
+        checkpoint_count=min(count, _LOOKED_AT),
+        checkpoints_capped=count > _LOOKED_AT,
+        checkpoints_next=following,
+        waits=tuple(Wait(**tasks.typed(each, Wait)) for each in row["waits"] or ()),
+    )
+
+
+def _run_view(row: Row) -> RunView:
+    values = tasks.typed(row, RunView)
+    previews = {part: _previewed(row[part]) for part in ("result", "failure")}
+    return RunView(**values | previews | {"error": row["error"] or None})
+
+
+def _checkpoint_view(row: Row) -> CheckpointView:
+    return CheckpointView(**tasks.typed(row, CheckpointView) | {"state": _previewed(row["state"])})
+
+
+def _previewed(row: Row | None) -> Preview | None:
+    return Preview(**row) if row is not None else None
+
+
+def _encoded(row: Row) -> str:
+    return base64.urlsafe_b64encode(json.dumps([row["updated_at"], row["name"]]).encode()).decode()
+
+
+def _decoded(cursor: str) -> tuple[datetime, str]:
+    try:
+        at, name = json.loads(base64.urlsafe_b64decode(cursor))
+        return datetime.fromisoformat(at), str(name)
+    except (ValueError, TypeError, AttributeError):
+        raise ConfigError(f"not a cursor of a list of checkpoints: {cursor!r}; use `next` of the page before") from None

@@ -72,7 +72,8 @@ class Event:
 _MOST = 250
 
 _FIND = """
-select s.queue_id, q.queue_name, s.event_name, case s.half when 0 then 'pending' else 'emitted' end as state, s.emitted_at as place_at, s.hit, s.waiters, s.waiting_since,
+select s.queue_id, q.queue_name, s.event_name, case s.half when 0 then 'pending' else 'emitted' end as state,
+       s.emitted_at as place_at, s.hit, s.waiters, s.waiting_since,
        e.payload, e.emitted_at, e.taken_at, {waiters} as waiter_list
   from absurd.search_events(%(queue)s, %(name)s, %(prefix)s, %(pending)s, %(emitted)s, %(since)s, %(half)s, %(last_at)s,
                             %(last)s, %(last_queue)s, %(most)s, %(limit)s, %(budget)s) s
@@ -130,7 +131,7 @@ def _page(rows: Sequence[Row], which: EventFilter) -> Page[Event]:
 
 
 def _event(row: Row, with_waiters: bool) -> Event:
-    values = {name: row.get(name) for name in Event.__dataclass_fields__}
+    values: Row = {name: row.get(name) for name in Event.__dataclass_fields__}
     values["waiters_capped"], values["waiters"] = row["waiters"] > _MOST, min(row["waiters"], _MOST)
     values["waiter_list"] = tuple(_waiter(each) for each in row["waiter_list"] or ()) if with_waiters else None
     return Event(**values)

@@ -134,13 +134,13 @@ class TaskDetail:
     waits: tuple[Wait, ...]
 
 
-_COLUMNS = """t.task_id, t.task_name, t.state, t.run_id, t.attempt, t.max_attempts, t.priority, t.idempotency_key,
+COLUMNS = """t.task_id, t.task_name, t.state, t.run_id, t.attempt, t.max_attempts, t.priority, t.idempotency_key,
        t.enqueue_at, t.first_started_at, t.started_at, t.due_at, t.lease_until, t.cancel_at, t.claimed_by, t.wake_event,
        t.wake_step, t.finished_at,
        left(concat_ws(': ', t.failure->>'name', t.failure->>'message'), 200) as error"""
 
 # The id of a run names its task only if the task has had that run; a task without any row of attempts still has its id.
-_WITHIN = "absurd.attempt_of(%(id)s) <= greatest(t.attempt, 0)"
+WITHIN = "absurd.attempt_of(%(id)s) <= greatest(t.attempt, 0)"
 
 # search_tasks walks and counts what it reads; each row it found is then one probe of the keys.
 _FIND = """
@@ -184,14 +184,14 @@ def find(which: TaskFilter) -> Query[Page[Task]]:
         "until": which.until, "text": which.text, "id": which.id, "below": below, "below_queue": below_queue,
         "limit": which.limit, "budget": which.budget,
     }  # fmt: skip
-    sql = _FIND.format(columns=_COLUMNS, within=_WITHIN if which.id is not None else "true")
+    sql = _FIND.format(columns=COLUMNS, within=WITHIN if which.id is not None else "true")
     return Query(sql, params, lambda rows: _page(rows, which.limit))
 
 
 def get(task_or_run_id: UUID, queue: str | None = None) -> Query[TaskDetail | None]:
     """One task with all its history, by its id or the id of one of its runs; None when no queue holds it."""
     params: Row = {"id": task_or_run_id}
-    sql = _GET.format(columns=_COLUMNS, queue=_queue(queue, params), within=_WITHIN)
+    sql = _GET.format(columns=COLUMNS, queue=_queue(queue, params), within=WITHIN)
     return Query(sql, params, lambda rows: _detail(rows[0]) if rows else None)
 
 
@@ -220,14 +220,14 @@ def _cursor(text: str) -> tuple[UUID, int]:
 
 
 def _page(rows: Sequence[Row], limit: int) -> Page[Task]:
-    items = tuple(_task(row) for row in rows if row["hit"])
+    items = tuple(task_of(row) for row in rows if row["hit"])
     stop = next((row for row in rows if not row["hit"]), None)
     if stop is None:
         return Page(items, None)
     return Page(items, f"{stop['place']}.{stop['queue_id']}", None if len(items) == limit else stop["moment"])
 
 
-def _task(row: Row) -> Task:
+def task_of(row: Row) -> Task:
     values = {name: row[name] for name in Task.__dataclass_fields__}
     values["error"] = values["error"] or None
     return Task(**values)
@@ -238,15 +238,15 @@ def _detail(row: Row) -> TaskDetail:
         name: row[name] for name in ("params", "headers", "retry_strategy", "cancellation", "result", "failure")
     }
     return TaskDetail(
-        task=_task(row),
+        task=task_of(row),
         **payloads,
-        runs=tuple(Run(**_typed(each, Run)) for each in row["runs"] or ()),
-        checkpoints=tuple(Checkpoint(**_typed(each, Checkpoint)) for each in row["checkpoints"] or ()),
-        waits=tuple(Wait(**_typed(each, Wait)) for each in row["waits"] or ()),
+        runs=tuple(Run(**typed(each, Run)) for each in row["runs"] or ()),
+        checkpoints=tuple(Checkpoint(**typed(each, Checkpoint)) for each in row["checkpoints"] or ()),
+        waits=tuple(Wait(**typed(each, Wait)) for each in row["waits"] or ()),
     )
 
 
-def _typed(row: Row, into: type[Run] | type[Checkpoint] | type[Wait]) -> Row:
+def typed(row: Row, into: type[Any]) -> Row:
     """A row that came as JSON, so that one statement answers all: the fields of the class, ids and moments as such."""
     values = {name: row[name] for name in into.__dataclass_fields__}
     for name, value in values.items():

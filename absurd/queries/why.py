@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from absurd.queries import as_json
-from absurd.queries.tasks import Task, TaskDetail
+from absurd.queries.tasks import Task, Wait
 
 
-def explain(detail: TaskDetail) -> str:
+class _Attempt(Protocol):
+    @property
+    def state(self) -> str: ...
+    @property
+    def attempt(self) -> int: ...
+
+
+class Told(Protocol):
+    """What it takes of a task: `tasks.TaskDetail` and `detail.TaskView` have it."""
+
+    @property
+    def task(self) -> Task: ...
+    @property
+    def runs(self) -> Sequence[_Attempt]: ...
+    @property
+    def waits(self) -> Sequence[Wait]: ...
+
+
+def explain(detail: Told) -> str:
     """How the task stands and what, if anything, will make it move, as of the moment it was read."""
     task = detail.task
     if task.finished_at is not None:
@@ -60,7 +80,7 @@ def _running(task: Task) -> str:
     )
 
 
-def _waiting(detail: TaskDetail) -> str:
+def _waiting(detail: Told) -> str:
     wait = detail.waits[0]
     if wait.event_name is not None:
         what = f"event '{wait.event_name}'"
@@ -70,7 +90,7 @@ def _waiting(detail: TaskDetail) -> str:
     return f"It waits for {what} since {at(wait.created_at)}{limit}."
 
 
-def _reason(detail: TaskDetail) -> str:
+def _reason(detail: Told) -> str:
     task, last = detail.task, detail.runs[-2] if len(detail.runs) > 1 else None
     if task.started_at is not None:
         return "It sleeps and wakes up"
