@@ -66,7 +66,8 @@ select w.worker, w.running, w.last_seen, w.lease_until, w.queues, w.as_of
   from absurd.workers_seen(%(queue)s, %(limit)s) w
  order by w.last_seen desc, w.worker
 """
-# Every transaction that writes moves the snapshot when it begins and when it ends, on a replica too. No row is read.
+# Every transaction that has written moves the snapshot when it ends, on a replica too. No row is read. (The counters of
+# pg_stat_user_tables are late by up to ten seconds: a session that falls idle holds its last ones back.)
 _PULSE = "select md5(pg_catalog.pg_current_snapshot()::text) as mark"
 
 
