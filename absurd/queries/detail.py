@@ -134,15 +134,16 @@ select q.queue_id, q.queue_name, absurd.current_time() as as_of, {columns}, t.re
           from (select * from absurd.all_waits w where w.queue_id = t.queue_id and w.task_id = t.task_id
                  order by w.step_name limit 100) w
           left join absurd.queues x on x.queue_id = w.awaited_queue_id) as waits
-  from absurd.queues q
-  join absurd.all_tasks t on t.queue_id = q.queue_id and t.task_id = absurd.task_id_of(%(id)s)
+  from absurd.locate_task(%(id)s, %(queue)s) f
+  join absurd.queues q on q.queue_id = f.queue_id
+ cross join lateral (select * from absurd.task_by_id t where t.queue_id = f.queue_id and t.task_id = f.task_id limit 1) t
  cross join lateral (
    with near as materialized ({near})
    select (select count(*) from near) as checkpoint_count,
           (select jsonb_agg({checkpoint} order by c.updated_at {direction}, c.name {direction})
              from (select * from near c
                     order by c.updated_at {direction}, c.name {direction} limit %(checkpoints)s) c) as checkpoints) k
- where {queue} and {within}
+ where {within}
  order by q.queue_name
 """
 
@@ -154,8 +155,10 @@ select {checkpoint} as checkpoint
 """
 
 _PAYLOAD = """
-select ({value})::text as text from absurd.queues q join {view} t on t.queue_id = q.queue_id
- where q.queue_name = %(queue)s and t.task_id = absurd.task_id_of(%(id)s) and {which} limit 1
+select ({value})::text as text
+  from absurd.locate_task(%(id)s, %(queue)s) f
+ cross join lateral (
+   select * from {view} t where t.queue_id = f.queue_id and t.task_id = f.task_id and {which} limit 1) t
 """
 
 _LOOKED_AT = 20_000
@@ -182,7 +185,6 @@ def get(
     sql = _GET.format(
         columns=tasks.COLUMNS,
         within=tasks.WITHIN,
-        queue="true" if queue is None else "q.queue_name = %(queue)s",
         direction="desc" if newest else "asc",
         near=_NEAR.format(queue="t.queue_id", task="t.task_id", most=_LOOKED_AT + 1),
         checkpoint=_checkpoint(checkpoint_preview),
@@ -237,7 +239,7 @@ def payload(queue: str, task_id: UUID, part: Part, name: str | int | None = None
         value, view, which = f"t.{part[4:]}", "absurd.all_runs", "t.attempt = %(name)s"
     elif part in ("params", "headers", "result", "failure"):
         wanted = type(None)
-        value, view, which = f"t.{part}", "absurd.all_tasks", "true"
+        value, view, which = f"t.{part}", "absurd.task_by_id", "true"
     else:
         raise ConfigError(f"a task has no {part!r}; choose one of {', '.join(get_args(Part))}")
     if type(name) is not wanted:

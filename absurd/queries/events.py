@@ -87,8 +87,8 @@ select s.queue_id, q.queue_name, s.event_name, case s.half when 0 then 'pending'
 _WAITERS = """
 (select jsonb_agg(to_jsonb(w) order by w.task_id)
    from (select x.task_id, x.run_id, x.step_name, x.created_at, x.timeout_at from absurd.event_waits x
-          where x.queue_id = s.queue_id and x.event_name = s.event_name
-          order by x.task_id limit 100) w)
+          where x.queue_id = s.queue_id and x.event_name >= s.event_name and x.event_name <= s.event_name
+          order by x.event_name, x.task_id limit 100) w)
 """
 
 

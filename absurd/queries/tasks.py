@@ -150,7 +150,7 @@ select s.queue_id, s.task_id as place, s.hit, absurd.uuidv7_timestamp(s.task_id)
                            %(text)s, %(id)s, %(below)s, %(below_queue)s, %(limit)s, %(budget)s) s
   join absurd.queues q on q.queue_id = s.queue_id
   left join lateral (
-    select {columns} from absurd.all_tasks t
+    select {columns} from absurd.task_by_id t
      where s.hit and t.queue_id = s.queue_id and t.task_id = s.task_id and {within} limit 1) t on true
  where t.task_id is not null or not s.hit
  order by s.hit desc, s.task_id desc, s.queue_id desc
@@ -166,9 +166,10 @@ select q.queue_id, q.queue_name, absurd.current_time() as as_of, {columns},
        (select jsonb_agg(to_jsonb(w) || jsonb_build_object('awaited_queue', x.queue_name) order by w.created_at)
           from absurd.all_waits w left join absurd.queues x on x.queue_id = w.awaited_queue_id
          where w.queue_id = t.queue_id and w.task_id = t.task_id) as waits
-  from absurd.queues q
-  join absurd.all_tasks t on t.queue_id = q.queue_id and t.task_id = absurd.task_id_of(%(id)s)
- where {queue} and {within}
+  from absurd.locate_task(%(id)s, %(queue)s) f
+  join absurd.queues q on q.queue_id = f.queue_id
+ cross join lateral (select * from absurd.task_by_id t where t.queue_id = f.queue_id and t.task_id = f.task_id limit 1) t
+ where {within}
  order by q.queue_name
 """
 
@@ -190,16 +191,8 @@ def find(which: TaskFilter) -> Query[Page[Task]]:
 
 def get(task_or_run_id: UUID, queue: str | None = None) -> Query[TaskDetail | None]:
     """One task with all its history, by its id or the id of one of its runs; None when no queue holds it."""
-    params: Row = {"id": task_or_run_id}
-    sql = _GET.format(columns=COLUMNS, queue=_queue(queue, params), within=WITHIN)
-    return Query(sql, params, lambda rows: _detail(rows[0]) if rows else None)
-
-
-def _queue(name: str | None, params: Row) -> str:
-    if name is None:
-        return "true"
-    params["queue"] = name
-    return "q.queue_name = %(queue)s"
+    sql = _GET.format(columns=COLUMNS, within=WITHIN)
+    return Query(sql, {"id": task_or_run_id, "queue": queue}, lambda rows: _detail(rows[0]) if rows else None)
 
 
 def _states(states: tuple[State, ...]) -> tuple[list[str] | None, list[str] | None]:

@@ -63,10 +63,10 @@ select s.queue_id, s.task_id as place, s.step_name as place_step, s.hit, absurd.
     select w.task_id, t.task_name, w.run_id, w.step_name, w.event_name, x.queue_name as awaited_queue, w.awaited_task_id,
            a.task_name as awaited_task_name, a.state as awaited_state, w.created_at, w.timeout_at
       from absurd.all_waits w
-      left join lateral (select t.task_name from absurd.all_tasks t
+      left join lateral (select t.task_name from absurd.task_by_id t
                           where t.queue_id = w.queue_id and t.task_id = w.task_id limit 1) t on true
       left join absurd.queues x on x.queue_id = w.awaited_queue_id
-      left join lateral (select t.task_name, t.state from absurd.all_tasks t
+      left join lateral (select t.task_name, t.state from absurd.task_by_id t
                           where t.queue_id = w.awaited_queue_id and t.task_id = w.awaited_task_id limit 1) a on true
      where s.hit and w.queue_id = s.queue_id and w.task_id = s.task_id and w.step_name = s.step_name limit 1) w on true
  order by s.hit desc, s.task_id desc, s.queue_id desc, s.step_name desc

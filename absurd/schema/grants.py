@@ -23,7 +23,8 @@ _HELPERS = (
 )  # fmt: skip
 _READS = (
     "check_invariants", "get_queue_policy", "get_task_checkpoint_state", "get_task_checkpoint_states", "get_task_result",
-    "list_queues", "retry_delay_seconds", "task_history", "unserved_tasks", "validate_queue_name",
+    "list_queues", "locate_task", "queue_stands", "retry_delay_seconds", "search_events", "search_tasks", "search_waits",
+    "task_history", "unserved_tasks", "validate_queue_name", "workers_seen",
 )  # fmt: skip
 _EMITS = (
     "spawn_task", "spawn_tasks", "spawn_minted", "emit_event", "emit_events", "emit_one", "get_task_result", "watch_task",

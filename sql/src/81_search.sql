@@ -4,6 +4,24 @@
 -- to stop (the horizon), so that pages joined are the whole list. Reads only; plans are pinned, for the walk must not be
 -- replaced by a sort.
 
+-- Purpose: in which queues a task is, by its id or that of one of its runs: one probe a queue.
+create or replace function absurd.locate_task(p_id uuid, p_queue_name text default null)
+  returns table (queue_id integer, task_id uuid)
+  language plpgsql stable security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+#variable_conflict use_column
+begin
+  return query
+    select q.queue_id, t.task_id from absurd.queues q
+     cross join lateral (select x.task_id from absurd.tasks x
+                          where x.queue_id = q.queue_id and x.task_id = absurd.task_id_of(p_id) limit 1) t
+     where p_queue_name is null or q.queue_name = p_queue_name;
+end
+$$;
+
 -- Purpose: the ids of tasks that pass a filter, newest first, at most p_limit; and, when there may be more, one row with hit
 -- = false: the id below which to go on (p_below, p_below_queue). Fewer than p_limit and such a row: the budget was used up.
 -- p_live, p_ended: letters of states, both null: any. p_text: in the params, whatever its case; of params that are large, the
@@ -40,6 +58,9 @@ declare
   v_last uuid;             -- the last row of a walk that had to stop
   v_horizon uuid;
   v_horizon_queue integer;
+  v_below uuid := p_below;
+  v_below_queue integer := p_below_queue;
+  v_floor uuid;
 begin
   -- a task's id carries its moment, up to a day off when a client minted it
   if p_since is not null then
@@ -52,7 +73,7 @@ begin
     v_bottom := greatest(v_bottom, absurd.task_id_of(p_id));
     v_top := least(v_top, absurd.task_id_of(p_id));
   end if;
-  v_top := least(v_top, p_below);
+  v_top := least(v_top, v_below);
   if p_live is null and p_ended is null then
     v_arms := '{all}';
   end if;
@@ -62,123 +83,137 @@ begin
   if p_ended is not null then
     v_arms := v_arms || case when p_ended <@ '{f,x}' then 'unhappy' else 'ended' end;
   end if;
-  select coalesce(array_agg(q.queue_id), '{}') into v_queues from absurd.queues q
-   where (p_queue_name is null or q.queue_name = p_queue_name)
-     and (select true from absurd.tasks t where t.queue_id = q.queue_id and t.task_id >= v_bottom and t.task_id <= v_top
-           order by t.task_id desc limit 1);
-  v_walks := cardinality(v_queues) * cardinality(v_arms);
+  v_floor := v_bottom;
 
-  foreach v_queue in array v_queues loop
-    v_including := p_below is null or v_top < p_below or v_queue < p_below_queue;
-    foreach v_arm in array v_arms loop
-      v_share := greatest(v_left / greatest(v_walks, 1), 1);
-      v_walks := v_walks - 1;
-      if v_arm = 'running' then
-        select count(*) into v_hits from (select from absurd.live l
-         where l.queue_id = v_queue and l.state = 'r' and l.due_at is not null order by l.due_at limit v_share / 4 + 1) x;
-        if v_hits > v_share / 4 then
-          v_arm := 'live';  -- so many that they must be met in order
-        end if;
-        v_left := v_left - v_hits;
-        v_share := v_share - v_hits;
-      end if;
-      if v_arm = 'all' then
-        open v_cursor for
-          select t.task_id, 1 as cost, case when p_text is not null then pg_column_size(t.params) else 0 end as bytes,
-                 case when (p_task_name is null or t.task_name = p_task_name or p_prefix and t.task_name ^@ p_task_name)
-                       and (p_since is null or t.enqueue_at >= p_since) and (p_until is null or t.enqueue_at < p_until)
-                      then p_text is null or strpos(lower(t.params::text), v_text) > 0 end as hit
-            from absurd.tasks t
-           where t.queue_id = v_queue and t.task_id >= v_bottom and t.task_id <= v_top
-             and (v_including or t.task_id < v_top)
-           order by t.task_id desc;
-      elsif v_arm = 'running' then
-        open v_cursor for
-          select l.task_id, 1 + (t.task_id is not null)::integer as cost, coalesce(t.bytes, 0) as bytes,
-                 (p_task_name is null or l.task_name = p_task_name or p_prefix and l.task_name ^@ p_task_name)
-                   and (not v_probe or t.hit) as hit
-            from ((select x.task_id, x.task_name from absurd.live x
-                    where x.queue_id = v_queue and x.state = 'r' and x.due_at is not null order by x.due_at limit v_share)
-                  union all
-                  (select x.task_id, x.task_name from absurd.live x
-                    where x.queue_id = v_queue and x.state = 'r' and x.due_at is null order by x.task_id desc limit v_share)) l
-            left join lateral (
-              select t.task_id, case when p_text is not null then pg_column_size(t.params) end as bytes,
-                     case when (p_since is null or t.enqueue_at >= p_since) and (p_until is null or t.enqueue_at < p_until)
-                          then p_text is null or strpos(lower(t.params::text), v_text) > 0 end as hit
-                from absurd.tasks t where v_probe and t.queue_id = v_queue and t.task_id = l.task_id limit 1) t on true
-           where l.task_id >= v_bottom and l.task_id <= v_top and (v_including or l.task_id < v_top)
-           order by l.task_id desc;
-      elsif v_arm = 'live' then
-        open v_cursor for
-          select l.task_id, 1 + (t.task_id is not null)::integer as cost, coalesce(t.bytes, 0) as bytes,
-                 l.fits and (not v_probe or t.hit) as hit
-            from (select l.task_id, l.state = any(p_live) and (p_task_name is null or l.task_name = p_task_name
-                                                               or p_prefix and l.task_name ^@ p_task_name) as fits
-                    from absurd.live l
-                   where l.queue_id = v_queue and l.task_id >= v_bottom and l.task_id <= v_top
-                     and (v_including or l.task_id < v_top)
-                   order by l.task_id desc offset 0) l
-            left join lateral (
-              select t.task_id, case when p_text is not null then pg_column_size(t.params) end as bytes,
-                     case when (p_since is null or t.enqueue_at >= p_since) and (p_until is null or t.enqueue_at < p_until)
-                          then p_text is null or strpos(lower(t.params::text), v_text) > 0 end as hit
-                from absurd.tasks t where v_probe and l.fits and t.queue_id = v_queue and t.task_id = l.task_id limit 1) t on true;
-      else
-        open v_cursor for
-          select a.task_id, 1 + (t.task_id is not null)::integer as cost, coalesce(t.bytes, 0) as bytes,
-                 a.fits and (not v_probe and p_task_name is null or t.hit) as hit
-            from ((select a.task_id, a.task_state = any(p_ended) as fits from absurd.attempts a
-                    where v_arm = 'unhappy' and a.queue_id = v_queue and a.task_state in ('f', 'x')
-                      and a.task_id >= v_bottom and a.task_id <= v_top and (v_including or a.task_id < v_top)
-                    order by a.task_id desc offset 0)
-                  union all
-                  (select a.task_id, coalesce(a.task_state = any(p_ended), false) from absurd.attempts a
-                    where v_arm = 'ended' and a.queue_id = v_queue
-                      and a.task_id >= v_bottom and a.task_id <= v_top and (v_including or a.task_id < v_top)
-                    order by a.task_id desc offset 0)) a
-            left join lateral (
-              select t.task_id, case when p_text is not null then pg_column_size(t.params) end as bytes,
-                     case when (p_task_name is null or t.task_name = p_task_name or p_prefix and t.task_name ^@ p_task_name)
-                           and (p_since is null or t.enqueue_at >= p_since) and (p_until is null or t.enqueue_at < p_until)
-                          then p_text is null or strpos(lower(t.params::text), v_text) > 0 end as hit
-                from absurd.tasks t
-               where (v_probe or p_task_name is not null) and a.fits and t.queue_id = v_queue and t.task_id = a.task_id
-               limit 1) t on true;
-      end if;
+  -- Where one queue is much longer than the others, they leave most of their shares: then search on from the horizon.
+  loop
+    select coalesce(array_agg(q.queue_id), '{}') into v_queues from absurd.queues q
+     where (p_queue_name is null or q.queue_name = p_queue_name)
+       and (select true from absurd.tasks t where t.queue_id = q.queue_id and t.task_id >= v_bottom and t.task_id <= v_top
+             order by t.task_id desc limit 1);
+    v_walks := cardinality(v_queues) * cardinality(v_arms);
 
-      v_hits := 0;
-      v_last := null;
-      loop
-        fetch v_cursor into v_row;
-        exit when not found;
-        v_left := v_left - v_row.cost;
-        v_share := v_share - v_row.cost;
-        v_bytes := v_bytes + v_row.bytes;
-        if v_row.hit then
-          v_tasks := v_tasks || v_row.task_id;
-          v_homes := v_homes || v_queue;
-          v_hits := v_hits + 1;
-          exit when v_hits > p_limit;
+    foreach v_queue in array v_queues loop
+      v_including := v_below is null or v_top < v_below or v_queue < v_below_queue;
+      foreach v_arm in array v_arms loop
+        v_share := greatest(v_left / greatest(v_walks, 1), 1);
+        v_walks := v_walks - 1;
+        if v_arm = 'running' then
+          select count(*) into v_hits from (select from absurd.live l
+           where l.queue_id = v_queue and l.state = 'r' and l.due_at is not null order by l.due_at limit v_share / 4 + 1) x;
+          if v_hits > v_share / 4 then
+            v_arm := 'live';  -- so many that they must be met in order
+          end if;
+          v_left := v_left - v_hits;
+          v_share := v_share - v_hits;
         end if;
-        if v_share <= 0 or v_bytes > 8388608 then
-          v_last := v_row.task_id;
-          exit;
+        if v_arm = 'all' then
+          open v_cursor for
+            select t.task_id, 1 as cost, case when p_text is not null then pg_column_size(t.params) else 0 end as bytes,
+                   case when (p_task_name is null or t.task_name = p_task_name or p_prefix and t.task_name ^@ p_task_name)
+                         and (p_since is null or t.enqueue_at >= p_since) and (p_until is null or t.enqueue_at < p_until)
+                        then p_text is null or strpos(lower(t.params::text), v_text) > 0 end as hit
+              from absurd.tasks t
+             where t.queue_id = v_queue and t.task_id >= v_bottom and t.task_id <= v_top
+               and (v_including or t.task_id < v_top)
+             order by t.task_id desc;
+        elsif v_arm = 'running' then
+          open v_cursor for
+            select l.task_id, 1 + (t.task_id is not null)::integer as cost, coalesce(t.bytes, 0) as bytes,
+                   (p_task_name is null or l.task_name = p_task_name or p_prefix and l.task_name ^@ p_task_name)
+                     and (not v_probe or t.hit) as hit
+              from ((select x.task_id, x.task_name from absurd.live x
+                      where x.queue_id = v_queue and x.state = 'r' and x.due_at is not null order by x.due_at limit v_share)
+                    union all
+                    (select x.task_id, x.task_name from absurd.live x
+                      where x.queue_id = v_queue and x.state = 'r' and x.due_at is null order by x.task_id desc limit v_share)) l
+              left join lateral (
+                select t.task_id, case when p_text is not null then pg_column_size(t.params) end as bytes,
+                       case when (p_since is null or t.enqueue_at >= p_since) and (p_until is null or t.enqueue_at < p_until)
+                            then p_text is null or strpos(lower(t.params::text), v_text) > 0 end as hit
+                  from absurd.tasks t where v_probe and t.queue_id = v_queue and t.task_id = l.task_id limit 1) t on true
+             where l.task_id >= v_bottom and l.task_id <= v_top and (v_including or l.task_id < v_top)
+             order by l.task_id desc;
+        elsif v_arm = 'live' then
+          open v_cursor for
+            select l.task_id, 1 + (t.task_id is not null)::integer as cost, coalesce(t.bytes, 0) as bytes,
+                   l.fits and (not v_probe or t.hit) as hit
+              from (select l.task_id, l.state = any(p_live) and (p_task_name is null or l.task_name = p_task_name
+                                                                 or p_prefix and l.task_name ^@ p_task_name) as fits
+                      from absurd.live l
+                     where l.queue_id = v_queue and l.task_id >= v_bottom and l.task_id <= v_top
+                       and (v_including or l.task_id < v_top)
+                     order by l.task_id desc offset 0) l
+              left join lateral (
+                select t.task_id, case when p_text is not null then pg_column_size(t.params) end as bytes,
+                       case when (p_since is null or t.enqueue_at >= p_since) and (p_until is null or t.enqueue_at < p_until)
+                            then p_text is null or strpos(lower(t.params::text), v_text) > 0 end as hit
+                  from absurd.tasks t where v_probe and l.fits and t.queue_id = v_queue and t.task_id = l.task_id limit 1) t on true;
+        else
+          open v_cursor for
+            select a.task_id, 1 + (t.task_id is not null)::integer as cost, coalesce(t.bytes, 0) as bytes,
+                   a.fits and (not v_probe and p_task_name is null or t.hit) as hit
+              from ((select a.task_id, a.task_state = any(p_ended) as fits from absurd.attempts a
+                      where v_arm = 'unhappy' and a.queue_id = v_queue and a.task_state in ('f', 'x')
+                        and a.task_id >= v_bottom and a.task_id <= v_top and (v_including or a.task_id < v_top)
+                      order by a.task_id desc offset 0)
+                    union all
+                    (select a.task_id, coalesce(a.task_state = any(p_ended), false) from absurd.attempts a
+                      where v_arm = 'ended' and a.queue_id = v_queue
+                        and a.task_id >= v_bottom and a.task_id <= v_top and (v_including or a.task_id < v_top)
+                      order by a.task_id desc offset 0)) a
+              left join lateral (
+                select t.task_id, case when p_text is not null then pg_column_size(t.params) end as bytes,
+                       case when (p_task_name is null or t.task_name = p_task_name or p_prefix and t.task_name ^@ p_task_name)
+                             and (p_since is null or t.enqueue_at >= p_since) and (p_until is null or t.enqueue_at < p_until)
+                            then p_text is null or strpos(lower(t.params::text), v_text) > 0 end as hit
+                  from absurd.tasks t
+                 where (v_probe or p_task_name is not null) and a.fits and t.queue_id = v_queue and t.task_id = a.task_id
+                 limit 1) t on true;
+        end if;
+
+        v_hits := 0;
+        v_last := null;
+        loop
+          fetch v_cursor into v_row;
+          exit when not found;
+          v_left := v_left - v_row.cost;
+          v_share := v_share - v_row.cost;
+          v_bytes := v_bytes + v_row.bytes;
+          if v_row.hit then
+            v_tasks := v_tasks || v_row.task_id;
+            v_homes := v_homes || v_queue;
+            v_hits := v_hits + 1;
+            exit when v_hits > p_limit;
+          end if;
+          if v_share <= 0 or v_bytes > 8388608 then
+            v_last := v_row.task_id;
+            exit;
+          end if;
+        end loop;
+        close v_cursor;
+        if v_last is not null and (v_horizon is null or (v_last, v_queue) > (v_horizon, v_horizon_queue)) then
+          v_horizon := v_last;
+          v_horizon_queue := v_queue;
+          v_bottom := greatest(v_bottom, v_last);
+        end if;
+        if cardinality(v_tasks) > p_limit then
+          select array_agg(x.task order by x.task desc, x.home desc), array_agg(x.home order by x.task desc, x.home desc)
+            into v_tasks, v_homes
+            from (select * from unnest(v_tasks, v_homes) x(task, home) order by 1 desc, 2 desc limit p_limit + 1) x;
+          v_bottom := greatest(v_bottom, v_tasks[p_limit + 1]);  -- the page is full: the other walks need not go deeper
         end if;
       end loop;
-      close v_cursor;
-      if v_last is not null and (v_horizon is null or (v_last, v_queue) > (v_horizon, v_horizon_queue)) then
-        v_horizon := v_last;
-        v_horizon_queue := v_queue;
-        v_bottom := greatest(v_bottom, v_last);
-      end if;
-      if cardinality(v_tasks) > p_limit then
-        select array_agg(x.task order by x.task desc, x.home desc), array_agg(x.home order by x.task desc, x.home desc)
-          into v_tasks, v_homes
-          from (select * from unnest(v_tasks, v_homes) x(task, home) order by 1 desc, 2 desc limit p_limit + 1) x;
-        v_bottom := greatest(v_bottom, v_tasks[p_limit + 1]);  -- the page is full: the other walks need not go deeper
-      end if;
     end loop;
+    exit when v_horizon is null or cardinality(v_tasks) > p_limit or v_left < p_budget / 4 or v_bytes > 8388608;
+    select coalesce(array_agg(x.task), '{}'), coalesce(array_agg(x.home), '{}') into v_tasks, v_homes
+      from unnest(v_tasks, v_homes) x(task, home) where (x.task, x.home) >= (v_horizon, v_horizon_queue);
+    exit when cardinality(v_tasks) >= p_limit;
+    v_below := v_horizon;
+    v_below_queue := v_horizon_queue;
+    v_top := least(v_top, v_below);
+    v_bottom := v_floor;
+    v_horizon := null;
   end loop;
 
   return query
@@ -234,8 +269,8 @@ begin
     if p_event_name is not null and not p_prefix then
       open v_cursor for
         select w.task_id, w.step_name, p_tasks is not true as hit from absurd.waits w
-         where w.queue_id = v_queue and w.event_name = p_event_name and w.awaited_task_id is null
-           and w.task_id >= v_bottom and w.task_id <= v_top
+         where w.queue_id = v_queue and w.event_name >= p_event_name and w.event_name <= p_event_name  -- no =: it is walked by
+           and w.awaited_task_id is null and w.task_id >= v_bottom and w.task_id <= v_top
            and (p_below is null or (w.task_id, w.queue_id, w.step_name) < (p_below, p_below_queue, p_below_step))
          order by w.event_name desc, w.task_id desc, w.step_name desc;
     else
@@ -334,17 +369,22 @@ begin
         open v_cursor for
           select e.event_name, 'infinity'::timestamptz as at, 1 + coalesce(w.waiters, 0) as cost,
                  w.waiters > 0 and (p_since is null or w.waiting_since >= p_since) as hit
-            from (select e.event_name from absurd.events e
-                   where e.queue_id = v_queue and e.emitted_at is null
-                     and (p_event_name is null or p_prefix or e.event_name = p_event_name)
-                     and (not v_after or e.event_name >= p_after_name
-                                         and (e.event_name > p_after_name or v_queue > p_after_queue))
-                   order by e.event_name offset 0) e
+            from ((select e.event_name from absurd.events e
+                    where (p_event_name is null or p_prefix) and e.queue_id = v_queue and e.emitted_at is null
+                      and e.event_name >= case when v_after then p_after_name else '' end
+                      and (not v_after or e.event_name > p_after_name or v_queue > p_after_queue)
+                    order by e.event_name offset 0)
+                  union all
+                  (select e.event_name from absurd.events e
+                    where not p_prefix and e.queue_id = v_queue and e.event_name = p_event_name and e.emitted_at is null
+                      and (not v_after or e.event_name > p_after_name
+                           or e.event_name = p_after_name and v_queue > p_after_queue))) e
             left join lateral (
               select count(*)::integer as waiters, min(w.created_at) as waiting_since
                 from (select w.created_at from absurd.waits w
                        where (not p_prefix or e.event_name ^@ p_event_name)
-                         and w.queue_id = v_queue and w.event_name = e.event_name and w.awaited_task_id is null
+                         and w.queue_id = v_queue and w.event_name >= e.event_name and w.event_name <= e.event_name
+                         and w.awaited_task_id is null
                        order by w.event_name, w.task_id limit p_most) w) w on true;
       elsif p_event_name is not null and not p_prefix then
         open v_cursor for
@@ -404,7 +444,7 @@ begin
       cross join lateral (
         select count(*)::integer as waiters, min(w.created_at) as waiting_since
           from (select w.created_at from absurd.waits w
-                 where w.queue_id = h.home and w.event_name = h.name and w.awaited_task_id is null
+                 where w.queue_id = h.home and w.event_name >= h.name and w.event_name <= h.name and w.awaited_task_id is null
                  order by w.event_name, w.task_id limit p_most) w) w
       where h.place <= p_limit order by h.place)
     union all

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 import pytest
 
+from absurd.queries import Query, detail, events, health, overview, queues, tasks, waits
+from absurd.queries import run as ask
+from absurd.queries.events import EventFilter
+from absurd.queries.tasks import TaskFilter
+from absurd.queries.waits import WaitFilter
 from absurd.schema import grants
 from tests.fixtures.postgres import Connection, needs_superuser
 from tests.sql.driver import Queue
@@ -109,6 +117,47 @@ def test_a_viewer_reads_and_changes_nothing(q: Queue, roles: Roles) -> None:
             "select absurd.emit_event('q', 'e')",
             "delete from absurd.events",
         )
+
+
+def _questions(task_id: uuid.UUID) -> dict[str, Query[Any]]:
+    """Every question of absurd.queries, but those of retention, which write or belong to who cleans up."""
+    return {
+        "tasks.find": tasks.find(TaskFilter(states=("pending", "failed"), text="x")),
+        "tasks.get": tasks.get(task_id),
+        "events.find": events.find(EventFilter(waiters=True)),
+        "waits.find": waits.find(WaitFilter()),
+        "queues.find": queues.find(),
+        "queues.get": queues.get("q"),
+        "queues.counts": queues.counts(),
+        "overview.find": overview.find(),
+        "overview.workers": overview.workers(),
+        "overview.pulse": overview.pulse(),
+        "detail.get": detail.get(task_id),
+        "detail.checkpoints": detail.checkpoints("q", task_id),
+        "detail.payload": detail.payload("q", task_id, "params"),
+        "health.violations": health.violations(),
+    }
+
+
+def test_a_viewer_can_ask_every_question_of_the_read_model(q: Queue, roles: Roles) -> None:
+    run = q.start()
+    q.checkpoint(run, "s", 1)
+    q.await_event(run, "e")
+    q.emit("other", 1)
+    questions = _questions(run["task_id"])
+    modules = (tasks, events, waits, queues, overview, detail, health)
+    defined = {
+        f"{module.__name__.rpartition('.')[2]}.{name}"
+        for module in modules
+        for name, value in vars(module).items()
+        if inspect.isfunction(value)
+        and value.__module__ == module.__name__
+        and "Query" in str(value.__annotations__["return"])
+    }
+    assert defined == set(questions)
+    with roles.being("viewer"):
+        for query in questions.values():
+            ask(q.conn, query)
 
 
 @pytest.mark.parametrize("role", grants.ROLES)
