@@ -357,7 +357,8 @@ declare
 begin
   select coalesce(array_agg(q.queue_id order by q.queue_id), '{}') into v_queues from absurd.queues q
    where (p_queue_name is null or q.queue_name = p_queue_name)
-     and (select true from absurd.events e where e.queue_id = q.queue_id order by e.event_name limit 1);
+     and ((select true from absurd.events e where e.queue_id = q.queue_id order by e.event_name limit 1)
+          or (select true from absurd.waits w where w.queue_id = q.queue_id order by w.task_id limit 1));
   for v_half in coalesce(p_after_half, 0) .. 1 loop
     continue when not case v_half when 0 then p_pending else p_emitted end;
     v_after := coalesce(v_half = p_after_half, false);
@@ -366,26 +367,34 @@ begin
       v_share := greatest(v_left / greatest(v_walks, 1), 1);
       v_walks := v_walks - 1;
       if v_half = 0 then
-        open v_cursor for
-          select e.event_name, 'infinity'::timestamptz as at, 1 + coalesce(w.waiters, 0) as cost,
-                 w.waiters > 0 and (p_since is null or w.waiting_since >= p_since) as hit
-            from ((select e.event_name from absurd.events e
-                    where (p_event_name is null or p_prefix) and e.queue_id = v_queue and e.emitted_at is null
-                      and e.event_name >= case when v_after then p_after_name else '' end
-                      and (not v_after or e.event_name > p_after_name or v_queue > p_after_queue)
-                    order by e.event_name offset 0)
-                  union all
-                  (select e.event_name from absurd.events e
-                    where not p_prefix and e.queue_id = v_queue and e.event_name = p_event_name and e.emitted_at is null
-                      and (not v_after or e.event_name > p_after_name
-                           or e.event_name = p_after_name and v_queue > p_after_queue))) e
+        open v_cursor for  -- the names that somebody waits for, one probe each: rows of events that nobody waits for are not met
+          with recursive names(name) as (
+            (select case when p_prefix or p_event_name is null then
+                    (select w.event_name from absurd.waits w
+                      where w.queue_id = v_queue and w.awaited_task_id is null
+                        and w.event_name >= case when v_after then p_after_name else '' end
+                        and (not v_after or w.event_name > p_after_name or v_queue > p_after_queue)
+                      order by w.event_name, w.task_id limit 1)
+                    when not v_after or p_event_name > p_after_name
+                         or p_event_name = p_after_name and v_queue > p_after_queue then p_event_name end)
+            union all
+            select (select w.event_name from absurd.waits w
+                     where w.queue_id = v_queue and w.awaited_task_id is null and w.event_name > n.name
+                     order by w.event_name, w.task_id limit 1)
+              from names n where n.name is not null and (p_prefix or p_event_name is null))
+          select n.name as event_name, 'infinity'::timestamptz as at, 2 + coalesce(w.waiters, 0) as cost,
+                 w.waiters > 0 and (p_since is null or w.waiting_since >= p_since)
+                   and (select e.emitted_at from absurd.events e
+                         where e.queue_id = v_queue and e.event_name = n.name) is null as hit
+            from names n
             left join lateral (
               select count(*)::integer as waiters, min(w.created_at) as waiting_since
                 from (select w.created_at from absurd.waits w
-                       where (not p_prefix or e.event_name ^@ p_event_name)
-                         and w.queue_id = v_queue and w.event_name >= e.event_name and w.event_name <= e.event_name
+                       where (not p_prefix or n.name ^@ p_event_name)
+                         and w.queue_id = v_queue and w.event_name >= n.name and w.event_name <= n.name
                          and w.awaited_task_id is null
-                       order by w.event_name, w.task_id limit p_most) w) w on true;
+                       order by w.event_name, w.task_id limit p_most) w) w on true
+           where n.name is not null;
       elsif p_event_name is not null and not p_prefix then
         open v_cursor for
           select e.event_name, e.emitted_at as at, 1 as cost, p_since is null or e.emitted_at >= p_since as hit

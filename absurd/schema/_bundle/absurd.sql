@@ -785,20 +785,20 @@ create or replace function absurd.set_idle(p_queue_ids integer[], p_channel text
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if octet_length(p_channel) not between 1 and 63 then
+  if p_channel is null or octet_length(p_channel) not between 1 and 63 then
     raise exception 'channel must be 1 to 63 bytes' using errcode = 'AB004';
   end if;
   with mine as materialized (
     select i.queue_id, i.channel from absurd.idle i
      where i.queue_id = any(p_queue_ids) and i.channel = p_channel for update skip locked)
-  update absurd.idle i set idle_at = clock_timestamp(), fleet = p_fleet from mine m where i.queue_id = m.queue_id and i.channel = m.channel;
+  update absurd.idle i set idle_at = clock_timestamp(), fleet = coalesce(p_fleet, '') from mine m where i.queue_id = m.queue_id and i.channel = m.channel;
   with old as materialized (
     select i.queue_id, i.channel from absurd.idle i
      where i.idle_at < clock_timestamp() - interval '1 hour' limit 100 for update skip locked)
   delete from absurd.idle i using old o where i.queue_id = o.queue_id and i.channel = o.channel;
   insert into absurd.idle (queue_id, channel, fleet)
-  select u, p_channel, p_fleet from unnest(p_queue_ids) u
-   where not exists (select 1 from absurd.idle i where i.queue_id = u and i.channel = p_channel)
+  select u, p_channel, coalesce(p_fleet, '') from unnest(p_queue_ids) u
+   where u is not null and not exists (select 1 from absurd.idle i where i.queue_id = u and i.channel = p_channel)
       on conflict do nothing;
 end
 $$;
@@ -1718,6 +1718,10 @@ declare
   v_now timestamptz := absurd.current_time();
 begin
   perform absurd.require_length(cardinality(p_run_ids), cardinality(p_reasons), 'reasons');
+  if cardinality(p_retry_at) <> cardinality(p_run_ids) or cardinality(p_final) <> cardinality(p_run_ids)
+     or cardinality(p_retry_in) <> cardinality(p_run_ids) then
+    raise exception 'array arguments differ in length' using errcode = 'AB004', hint = 'Array arguments of one call have one length.';
+  end if;
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, true, true);
   if cardinality(h.ok) > 1 then
     h.ok := absurd.last_of_each(h.task_ids, h.ok);
@@ -1755,6 +1759,10 @@ declare
   v_elapsed bigint[];
   v_letters text;
 begin
+  if cardinality(p_wake_at) <> cardinality(p_run_ids) or cardinality(p_delay) <> cardinality(p_run_ids)
+     or cardinality(p_steps) <> cardinality(p_run_ids) then
+    raise exception 'array arguments differ in length' using errcode = 'AB004', hint = 'Array arguments of one call have one length.';
+  end if;
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, false);
   with input as materialized (
     select p_queue_id as queue_id, u.task_id, absurd.attempt_of(u.run_id) as attempt, u.step, u.o, coalesce(u.wake_at, absurd.later(v_now, greatest(u.delay, 0)), v_now) as wake_at
@@ -2029,7 +2037,7 @@ declare
   v_queue_id integer := absurd.queue_id_of(p_queue_name);
   v_live record;
 begin
-  if octet_length(p_channel) not between 1 and 63 then
+  if p_channel is null or octet_length(p_channel) not between 1 and 63 then
     raise exception 'channel must be 1 to 63 bytes' using errcode = 'AB004';
   end if;
   select l.state, l.awaited into v_live from absurd.live l
@@ -2612,6 +2620,10 @@ declare
   v_new text[];
   v_locked text[];
 begin
+  if cardinality(p_steps) is distinct from cardinality(p_run_ids) or cardinality(p_event_names) is distinct from cardinality(p_run_ids)
+     or cardinality(p_timeouts) <> cardinality(p_run_ids) or cardinality(p_since) <> cardinality(p_run_ids) then
+    raise exception 'array arguments differ in length' using errcode = 'AB004', hint = 'Array arguments of one call have one length.';
+  end if;
   -- 1. outcomes that are there already, whatever became of the run
   select array_agg(case when c.outcome = 'timeout' then 't' when c.name is not null then 'a'
                         when e.emitted_at is not null and (u.since is null or e.emitted_at > u.since) then 'e' end order by u.o)
@@ -2774,6 +2786,11 @@ declare
   h record;
   v_status text[];
 begin
+  if cardinality(p_steps) is distinct from cardinality(p_run_ids) or cardinality(p_timeouts) <> cardinality(p_run_ids)
+     or cardinality(p_awaited_queue_ids) is distinct from cardinality(p_run_ids)
+     or cardinality(p_awaited_task_ids) is distinct from cardinality(p_run_ids) then
+    raise exception 'array arguments differ in length' using errcode = 'AB004', hint = 'Array arguments of one call have one length.';
+  end if;
   -- The awaited live row, marked: its end then looks for waits. A row that is gone has ended, or was never there.
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, false);
   if cardinality(h.ok) > 1 then
@@ -3505,7 +3522,8 @@ declare
 begin
   select coalesce(array_agg(q.queue_id order by q.queue_id), '{}') into v_queues from absurd.queues q
    where (p_queue_name is null or q.queue_name = p_queue_name)
-     and (select true from absurd.events e where e.queue_id = q.queue_id order by e.event_name limit 1);
+     and ((select true from absurd.events e where e.queue_id = q.queue_id order by e.event_name limit 1)
+          or (select true from absurd.waits w where w.queue_id = q.queue_id order by w.task_id limit 1));
   for v_half in coalesce(p_after_half, 0) .. 1 loop
     continue when not case v_half when 0 then p_pending else p_emitted end;
     v_after := coalesce(v_half = p_after_half, false);
@@ -3514,26 +3532,34 @@ begin
       v_share := greatest(v_left / greatest(v_walks, 1), 1);
       v_walks := v_walks - 1;
       if v_half = 0 then
-        open v_cursor for
-          select e.event_name, 'infinity'::timestamptz as at, 1 + coalesce(w.waiters, 0) as cost,
-                 w.waiters > 0 and (p_since is null or w.waiting_since >= p_since) as hit
-            from ((select e.event_name from absurd.events e
-                    where (p_event_name is null or p_prefix) and e.queue_id = v_queue and e.emitted_at is null
-                      and e.event_name >= case when v_after then p_after_name else '' end
-                      and (not v_after or e.event_name > p_after_name or v_queue > p_after_queue)
-                    order by e.event_name offset 0)
-                  union all
-                  (select e.event_name from absurd.events e
-                    where not p_prefix and e.queue_id = v_queue and e.event_name = p_event_name and e.emitted_at is null
-                      and (not v_after or e.event_name > p_after_name
-                           or e.event_name = p_after_name and v_queue > p_after_queue))) e
+        open v_cursor for  -- the names that somebody waits for, one probe each: rows of events that nobody waits for are not met
+          with recursive names(name) as (
+            (select case when p_prefix or p_event_name is null then
+                    (select w.event_name from absurd.waits w
+                      where w.queue_id = v_queue and w.awaited_task_id is null
+                        and w.event_name >= case when v_after then p_after_name else '' end
+                        and (not v_after or w.event_name > p_after_name or v_queue > p_after_queue)
+                      order by w.event_name, w.task_id limit 1)
+                    when not v_after or p_event_name > p_after_name
+                         or p_event_name = p_after_name and v_queue > p_after_queue then p_event_name end)
+            union all
+            select (select w.event_name from absurd.waits w
+                     where w.queue_id = v_queue and w.awaited_task_id is null and w.event_name > n.name
+                     order by w.event_name, w.task_id limit 1)
+              from names n where n.name is not null and (p_prefix or p_event_name is null))
+          select n.name as event_name, 'infinity'::timestamptz as at, 2 + coalesce(w.waiters, 0) as cost,
+                 w.waiters > 0 and (p_since is null or w.waiting_since >= p_since)
+                   and (select e.emitted_at from absurd.events e
+                         where e.queue_id = v_queue and e.event_name = n.name) is null as hit
+            from names n
             left join lateral (
               select count(*)::integer as waiters, min(w.created_at) as waiting_since
                 from (select w.created_at from absurd.waits w
-                       where (not p_prefix or e.event_name ^@ p_event_name)
-                         and w.queue_id = v_queue and w.event_name >= e.event_name and w.event_name <= e.event_name
+                       where (not p_prefix or n.name ^@ p_event_name)
+                         and w.queue_id = v_queue and w.event_name >= n.name and w.event_name <= n.name
                          and w.awaited_task_id is null
-                       order by w.event_name, w.task_id limit p_most) w) w on true;
+                       order by w.event_name, w.task_id limit p_most) w) w on true
+           where n.name is not null;
       elsif p_event_name is not null and not p_prefix then
         open v_cursor for
           select e.event_name, e.emitted_at as at, 1 as cost, p_since is null or e.emitted_at >= p_since as hit
@@ -3978,7 +4004,7 @@ create or replace function absurd.take_housekeeping(p_queue_ids integer[], p_eve
 as $$
   with taken as (
     insert into absurd.housekeeping as h (queue_id, done_at)
-    select u, clock_timestamp() from unnest(p_queue_ids) u order by u
+    select u, clock_timestamp() from unnest(p_queue_ids) u where u is not null order by u
         on conflict (queue_id) do update set done_at = excluded.done_at
      where h.done_at <= clock_timestamp() - make_interval(secs => p_every)
     returning h.queue_id)
