@@ -30,13 +30,14 @@ async def emit(request: Request) -> Response:
     text = form.get("payload", "").strip()
     try:
         payload = json.loads(text) if text else None
-    except ValueError as error:
-        raise InvalidOption(f"the payload is no JSON: {error}", hint='text goes in quotes: "like this"') from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidOption(
+            f"the payload is no JSON that can be kept: {error}", hint='text goes in quotes: "like this"'
+        ) from None
     client = await request.app.state.source.client(form.get("queue", ""))
     mode: Any = form.get("mode") or "latch"
     took = await client.emit_event(form.get("name", ""), payload, form.get("queue", ""), mode=mode)
-    said = f"Emitted {form['name']}" if took else f"{form['name']} has a payload already and keeps it: nobody was woken"
-    return _back(request, form, said)
+    return _back(request, form, "emitted" if took else "kept")
 
 
 async def retry(request: Request) -> Response:
@@ -44,11 +45,14 @@ async def retry(request: Request) -> Response:
     form = await _form(request)
     client = await request.app.state.source.client(form.get("queue", ""))
     most = form.get("max_attempts", "").strip()
-    if most and not most.isdigit():
+    if most and not most.isdecimal():
         raise InvalidOption(f"attempts must be a whole number, not {most!r}")
     options: dict[str, Any] = {"max_attempts": int(most)} if most else {}
-    await client.retry_task(_id(request), spawn_new=bool(form.get("spawn_new")), **options)
-    return _back(request, form, "It will be tried again")
+    task = _id(request)
+    retried = await client.retry_task(task, spawn_new=bool(form.get("spawn_new")), **options)
+    if retried["created"]:
+        form["back"] = f"/tasks/{retried['task_id']}?{urlencode({'queue': form.get('queue', '')})}"
+    return _back(request, form, "copied" if retried["created"] else "retried")
 
 
 async def cancel(request: Request) -> Response:
@@ -56,7 +60,7 @@ async def cancel(request: Request) -> Response:
     form = await _form(request)
     client = await request.app.state.source.client(form.get("queue", ""))
     await client.cancel_task(_id(request))
-    return _back(request, form, "Cancelled")
+    return _back(request, form, "cancelled")
 
 
 async def _form(request: Request) -> dict[str, str]:
@@ -76,7 +80,7 @@ def _back(request: Request, form: dict[str, str], said: str) -> Response:
     """To the page the form stands on, with a word of what was done."""
     request.app.state.source.forget()
     path, _, query = form.get("back", "/").partition("?")
-    if not path.startswith("/") or path.startswith("//") or urlsplit(path).netloc:
+    if not path.startswith("/") or path.startswith("//") or "\\" in path or urlsplit(path).netloc:
         path, query = "/", ""
     kept = "&".join(each for each in query.split("&") if each and not each.startswith("said="))
     root = request.scope.get("root_path", "")

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
@@ -53,12 +53,13 @@ def create_app(
         lifespan=lifespan,
         middleware=[
             Middleware(guard.SafeHeaders),
-            Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts)),
+            Middleware(guard.KnownHosts, names=list(allowed_hosts)),
             Middleware(GZipMiddleware, minimum_size=2000),
         ],
         exception_handlers={
             Exception: _failed,
             AbsurdError: _failed,
+            psycopg.Error: _failed,
             TooSlow: _failed,
             guard.Refused: _failed,
             404: _missing,
@@ -93,6 +94,8 @@ async def _failed(request: Request, error: Exception) -> Response:
         code, title = 403, "Refused"
     elif isinstance(error, TooSlow):
         code, title = 504, "The database took too long"
+    elif isinstance(error, psycopg.DataError):
+        code, title = 400, "The database cannot read that"
     elif isinstance(error, AbsurdError):
         code, title = _CODES.get(type(error).__name__, (400, "That cannot be done"))
     return await _told(request, code, title, str(error))
@@ -103,6 +106,8 @@ _CODES = {
     "SchemaMissing": (503, "There is no Absurd schema in this database"),
     "QueueNotFound": (404, "There is no such queue"),
     "TaskNotFound": (404, "There is no such task"),
+    "TaskTerminal": (409, "It has ended already"),
+    "RetryRefused": (409, "It cannot be tried again"),
 }
 
 

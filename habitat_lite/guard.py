@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from collections.abc import Sequence
 from urllib.parse import parse_qsl, urlsplit
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "habitat_form"
@@ -51,6 +52,26 @@ class SafeHeaders:
         await self._app(scope, receive, with_headers if scope["type"] == "http" else send)
 
 
+class KnownHosts:
+    """Middleware: a request by a name that is not ours is refused, so that no page of another site can ask through a name of
+    its own that leads here. `*` is any name."""
+
+    def __init__(self, app: ASGIApp, names: Sequence[str]) -> None:
+        self._app, self._names = app, {name.lower() for name in names}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or "*" in self._names or self._named(scope):
+            await self._app(scope, receive, send)
+            return
+        text = "This page is not known by that name. Behind a proxy, say `habitat run --allow-host NAME`.\n"
+        await PlainTextResponse(text, status_code=400)(scope, receive, send)
+
+    def _named(self, scope: Scope) -> bool:
+        given = Headers(scope=scope).get("host", "").lower()
+        name = given.partition("]")[0] + "]" if given.startswith("[") else given.partition(":")[0]
+        return name in self._names
+
+
 def token_of(request: Request) -> str:
     """The token of this browser: what its cookie holds, or a new one."""
     known = request.cookies.get(COOKIE, "")
@@ -66,14 +87,14 @@ def remember(request: Request, response: Response) -> None:
     if token and request.cookies.get(COOKIE) != token:
         path = request.scope.get("root_path", "") or "/"
         secure = request.url.scheme == "https"
-        response.set_cookie(COOKIE, token, path=path, httponly=True, samesite="strict", secure=secure)
+        response.set_cookie(COOKIE, token, path=path, httponly=True, samesite="lax", secure=secure)
 
 
 async def form_of(request: Request) -> dict[str, str]:
     """The fields of a form sent by one of our pages. Raises Refused for any other.
 
-    Double submit: the cookie, which no other site can read or have sent, must equal the field; and if the browser says where
-    the request comes from, it must be here.
+    Double submit: the cookie, which no other site can read, set or have sent with a form, must equal the field; and if the
+    browser says where the request comes from, it must be here.
     """
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):

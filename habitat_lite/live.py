@@ -1,18 +1,22 @@
 """Pages that follow what happens: each kind of page asks the database at most once a second, however many look at it.
 
-Browsers that look at the same address share its answers. Those that look at different addresses of one kind take turns. As
-long as nothing is committed, the one question is whether anything was.
+Once a second a kind asks whether anything was committed; as long as nothing was, that is all. When something was, the
+addresses that somebody looks at are asked for, one after the other, a second apart. Browsers that look at the same address
+share its answers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+from absurd import AbsurdError, ConnectionLost
 
 TICK = 1.0
 #: seconds between signs of life on a quiet stream, so that proxies keep it open
@@ -29,6 +33,7 @@ class _Address:
     render: Render
     browsers: set[asyncio.Queue[str]] = field(default_factory=set)
     mark: str | None = None
+    page: str | None = None
 
 
 class Feed:
@@ -42,10 +47,12 @@ class Feed:
 
     @contextlib.contextmanager
     def watch(self, address: str, render: Render) -> Iterator[asyncio.Queue[str]]:
-        """A queue of what the address looks like, whenever it has been rendered anew."""
+        """A queue of what the address looks like: now, if that is known, and whenever it has been rendered anew."""
         news: asyncio.Queue[str] = asyncio.Queue(1)
         watched = self._watched.setdefault(address, _Address(render))
         watched.browsers.add(news)
+        if watched.page is not None:
+            news.put_nowait(watched.page)
         if self._job is None or self._job.done():
             self._job = asyncio.get_running_loop().create_task(self._go_round())
         try:
@@ -59,22 +66,26 @@ class Feed:
 
     async def _go_round(self) -> None:
         while True:
-            for address in list(self._watched.values()):
-                if not address.browsers:
-                    continue
-                await self._sleep(TICK)
-                try:
-                    await self._refresh(address)
-                except Exception as error:  # the next round may find the database again
-                    log.warning("a live page cannot be refreshed: %s", error)
+            await self._sleep(TICK)
+            try:
+                mark = await self._pulse()
+                for address in [each for each in self._watched.values() if each.mark != mark]:
+                    if address.browsers:
+                        await self._refresh(address, mark)
+            except Exception as error:  # the next round may find the database again
+                log.warning("a live page cannot be refreshed: %s", error)
 
-    async def _refresh(self, address: _Address) -> None:
-        mark = await self._pulse()
-        if mark == address.mark:
-            return
+    async def _refresh(self, address: _Address, mark: str) -> None:
         await self._sleep(TICK)
-        page, questions = await address.render()
-        address.mark = mark
+        try:
+            page, questions = await address.render()
+        except ConnectionLost:
+            raise
+        except AbsurdError as error:  # it is gone, or never was: nothing to show until something happens
+            log.debug("a live page has no content: %s", error)
+            address.mark = mark
+            return
+        address.mark, address.page = mark, page
         for news in address.browsers:
             if news.full():  # a slow browser gets the newest only
                 news.get_nowait()
@@ -83,8 +94,14 @@ class Feed:
             await self._sleep(TICK * (questions - 1))
 
 
-async def stream(feed: Feed, address: str, render: Render, now: str) -> AsyncIterator[str]:
-    """Server-sent events (HTML Living Standard, 9.2): the page's content as a JSON string, when it is no longer `now`."""
+def print_of(page: str) -> str:
+    """A short name for what a page shows: the same name, the same content."""
+    return hashlib.blake2b(page.encode(), digest_size=12).hexdigest()
+
+
+async def stream(feed: Feed, address: str, render: Render, seen: str) -> AsyncIterator[str]:
+    """Server-sent events (HTML Living Standard, 9.2): the page's content as a JSON string, whenever it is another than the
+    one whose `print_of` the browser has `seen`. No question is asked for this browser alone."""
     with feed.watch(address, render) as news:
         yield "retry: 2000\n\n"
         while True:
@@ -94,6 +111,6 @@ async def stream(feed: Feed, address: str, render: Render, now: str) -> AsyncIte
             except TimeoutError:
                 yield ": still here\n\n"
                 continue
-            if page != now:
-                now = page
-                yield f"data: {json.dumps(page)}\n\n"
+            if (name := print_of(page)) != seen:
+                seen = name
+                yield f"id: {name}\ndata: {json.dumps(page)}\n\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import click
 import uvicorn
@@ -12,6 +14,7 @@ from absurd import AbsurdError, ConfigError
 from habitat_lite.app import create_app
 
 HOST, PORT = "127.0.0.1", 8080
+_HERE = ("localhost", "127.0.0.1", "[::1]")
 
 
 @click.group()
@@ -29,18 +32,25 @@ def cli() -> None:
 )
 @click.option("--path-prefix", default="", metavar="PATH", help="Live below this path, as /ops.")
 @click.option("--read-only", is_flag=True, help="Offer no action, and take none.")
+@click.option(
+    "--allow-host",
+    multiple=True,
+    metavar="NAME",
+    help="A name it is also reached by, through a proxy; may be repeated.",
+)
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine although there is no login.")
-def run(database: str | None, host: str, port: int, path_prefix: str, read_only: bool, insecure: bool) -> None:
+def run(database: str | None, **options: Any) -> None:
     """Serve the pages until interrupted.
 
     \b
     Examples:
       habitat run
       habitat run -d postgresql://localhost/shop --port 9000
+      habitat run --path-prefix /ops --allow-host ops.example.com
       habitat run --host 0.0.0.0 --read-only --insecure
     """
     try:
-        serve(database, host=host, port=port, path_prefix=path_prefix, read_only=read_only, insecure=insecure)
+        serve(database, **options)
     except AbsurdError as error:
         raise click.ClickException(str(error)) from None
 
@@ -52,6 +62,7 @@ def serve(
     port: int = PORT,
     path_prefix: str = "",
     read_only: bool = False,
+    allow_host: Sequence[str] = (),
     insecure: bool = False,
 ) -> None:
     """Serve the pages until interrupted. ConfigError for an address beyond this machine without `insecure`."""
@@ -64,7 +75,7 @@ def serve(
     if path_prefix and not path_prefix.startswith("/"):
         path_prefix = f"/{path_prefix}"
     # a page of another site could ask through a name of its own that leads here
-    hosts = ["localhost", "127.0.0.1", "[::1]", host] if here else ["*"]
+    hosts = [*_HERE, *allow_host] if here or allow_host else ["*"]
     app = create_app(database, read_only=read_only, allowed_hosts=hosts, path_prefix=path_prefix)
     where = "localhost" if here else host
     print(f"Habitat on http://{where}:{port}{path_prefix}/ (Ctrl-C to stop)", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
 from uuid import UUID
 
 from starlette.exceptions import HTTPException
@@ -19,12 +20,13 @@ from absurd.queries.events import EventFilter
 from absurd.queries.tasks import STATES, TaskFilter
 from absurd.queries.waits import WaitFilter
 from habitat_lite import guard, render, timeline
-from habitat_lite.live import stream
+from habitat_lite.live import print_of, stream
 from habitat_lite.source import Source
 
 T = TypeVar("T")
 Given = dict[str, Any]
 PAGE = 50
+CHECKPOINTS = 100
 PAYLOADS = ("params", "headers", "result", "failure", "checkpoint", "run_result", "run_failure")
 
 
@@ -63,11 +65,14 @@ async def _tasks(ask: Asker, path: Mapping[str, str], query: Mapping[str, str]) 
     which = _task_filter(query)
     page = await ask(tasks.find(which))
     names = await ask(queues.find(), 30.0)
+    kept = await ask(overview.find(which.queue), 30.0)
     again = {key: query[key] for key in ("queue", "state", "name", "since", "q") if query.get(key)}
     return {
         "title": "Tasks",
         "page": page,
         "which": which,
+        "kept": sum(each.tasks for each in kept.items),
+        "kept_about": kept.next is not None or any(each.tasks_estimated for each in kept.items),
         "states": tuple(STATES),
         "queues": names,
         "again": again,
@@ -79,7 +84,9 @@ async def _tasks(ask: Asker, path: Mapping[str, str], query: Mapping[str, str]) 
 
 
 async def _task(ask: Asker, path: Mapping[str, str], query: Mapping[str, str]) -> Given:
-    found = await ask(detail.get(_id(path["id"]), query.get("queue") or None))
+    found = await ask(
+        detail.get(_id(path["id"]), query.get("queue") or None, checkpoints=CHECKPOINTS, checkpoint_preview=1_000)
+    )
     if found is None:
         raise TaskNotFound(f"no queue holds task {path['id']}: it may have been cleaned up")
     return {
@@ -87,6 +94,7 @@ async def _task(ask: Asker, path: Mapping[str, str], query: Mapping[str, str]) -
         "found": found,
         "why": why.explain(found),
         "marks": timeline.marks(found),
+        "axis": timeline.axis(found.task),
         "json": {"why": why.explain(found), **queries.as_json(found)},
     }
 
@@ -145,6 +153,16 @@ def routes() -> list[Route]:
     return found
 
 
+#: what a form has done, told on the page it leads back to; an address can say no other words
+SAID = {
+    "emitted": "The event is emitted. Whoever waited for it wakes up.",
+    "kept": "That event has a payload already and keeps it: nobody was woken.",
+    "retried": "It will be tried again, with the steps it has kept.",
+    "copied": "This is the copy. It begins from the start.",
+    "cancelled": "It is cancelled.",
+}
+
+
 def rendered(request: Request, template: str, kind: str, given: Mapping[str, Any]) -> str:
     """A whole page with its frame."""
     return render.page(template, {**_frame(request, kind), **given})
@@ -153,31 +171,47 @@ def rendered(request: Request, template: str, kind: str, given: Mapping[str, Any
 def _frame(request: Request, kind: str) -> Given:
     source: Source = request.app.state.source
     root = request.scope.get("root_path", "")
-    live = (
-        f"{root}/live{KINDS[kind].path.format(**request.path_params) if KINDS[kind].path != '/' else '/overview'}"
-        if kind
-        else ""
-    )
+    place, query = _place(request, kind)
     return {
         "root": root,
         "kind": kind,
-        "live": f"{live}?{request.url.query}" if live and request.url.query else live,
+        "live": f"{root}/live{place if place != '/' else '/overview'}{query}" if kind else "",
+        "seen": "",
         "read_only": source.read_only,
         "token": guard.token_of(request),
         "token_field": guard.FIELD,
-        "said": request.query_params.get("said", "") if kind else "",
-        "here": str(request.url.path).removeprefix(root) + (f"?{request.url.query}" if request.url.query else ""),
+        "said": SAID.get(request.query_params.get("said", ""), "") if kind else "",
+        "here": f"{place}{query}",
     }
+
+
+def _place(request: Request, kind: str) -> tuple[str, str]:
+    """Where a page of ours is, below wherever the app is mounted, and its question mark with the fields that matter."""
+    if not kind:
+        return "/", ""
+    path = KINDS[kind].path.format(**{name: quote(value) for name, value in request.path_params.items()})
+    fields = [(name, value) for name, value in request.query_params.multi_items() if name not in _OURS]
+    return path, f"?{urlencode(fields)}" if fields else ""
+
+
+_OURS = ("said", "seen")
 
 
 def _html(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         given = await kind.gather(Asker(request.app.state.source), request.path_params, request.query_params)
-        response = HTMLResponse(rendered(request, kind.template, kind.name, given))
+        frame = _frame(request, kind.name)
+        seen = print_of(_content(kind, frame, given))
+        response = HTMLResponse(render.page(kind.template, {**frame, **given, "seen": seen}))
         guard.remember(request, response)
         return response
 
     return answer
+
+
+def _content(kind: Kind, frame: Given, given: Given) -> str:
+    """What is the same for everybody: a browser puts its own token in."""
+    return render.content(kind.template, {**frame, "token": "", "said": "", **given})
 
 
 def _twin(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
@@ -192,29 +226,30 @@ def _live(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         source: Source = request.app.state.source
         path, query = dict(request.path_params), dict(request.query_params)
-        query.pop("said", None)
-        # the page's own token is put in by the browser's copy of it: what is streamed is the same for everybody
-        frame = {**_frame(request, kind.name), "token": "", "said": ""}
+        seen = request.headers.get("last-event-id") or query.get("seen", "")
+        frame = _frame(request, kind.name)
 
         async def content() -> tuple[str, int]:
             ask = Asker(source)
             given = await kind.gather(ask, path, query)
-            return render.content(kind.template, {**frame, **given}), ask.count
+            return _content(kind, frame, given), ask.count
 
-        now, _ = await content()
-        address = f"{kind.name} {sorted(path.items())} {sorted(query.items())}"
         feed = request.app.state.feeds[kind.name]
-        return StreamingResponse(stream(feed, address, content, now), media_type="text/event-stream")
+        address = f"{frame['root']} {frame['here']}"
+        return StreamingResponse(stream(feed, address, content, seen), media_type="text/event-stream")
 
     return answer
 
 
 async def _raw(request: Request) -> Response:
-    part, ask = request.path_params["part"], Asker(request.app.state.source)
-    queue = request.query_params.get("queue", "")
+    part, queue = request.path_params["part"], request.query_params.get("queue", "")
+    name: Any = request.query_params.get("name")
     if part not in PAYLOADS:
         raise HTTPException(404)
-    found = await ask(detail.payload(queue, _id(request.path_params["id"]), part, request.query_params.get("name")))
+    if part.startswith("run_") and name is not None and name.isdecimal():
+        name = int(name)
+    question = detail.payload(queue, _id(request.path_params["id"]), part, name)
+    found = await Asker(request.app.state.source)(question, 0)  # it may be large: nobody keeps it
     if found is None:
         raise TaskNotFound(f"task {request.path_params['id']} of queue {queue!r} has no such {part}")
     return PlainTextResponse(found.text, headers={"content-disposition": f'inline; filename="{part}.json"'})
@@ -242,7 +277,7 @@ def _task_filter(query: Mapping[str, str]) -> TaskFilter:
     which = TaskFilter(
         queue=query.get("queue") or None,
         name=query.get("name") or None,
-        states=(state,) if state else (),  # type: ignore[arg-type]
+        states=(state,) if state else (),
         since=_since(since) if since else None,
         limit=PAGE,
         after=query.get("after") or None,

@@ -16,6 +16,7 @@ from jinja2.runtime import Context
 from markupsafe import Markup
 
 from absurd.queries import why
+from habitat_lite import timeline
 
 HERE = Path(__file__).parent
 #: Characters that change the direction or vanish: shown as escapes, so that a payload cannot rewrite what stands beside it.
@@ -44,27 +45,43 @@ def short(value: Any, longest: int = 80) -> str:
 
 
 def pretty(text: str | None) -> str:
-    """JSON text with its structure shown; text that is no whole JSON as it is."""
+    """JSON text with its structure shown; as it is when it is no whole JSON, or would grow beyond measure."""
+    plain = text or "null"
+    known, value = _read(plain)
+    if not known:
+        return visible(plain)
+    wide: list[str] = []
+    size = 0
     try:
-        return visible(json.dumps(json.loads(text or "null"), indent=2, ensure_ascii=False))
-    except ValueError:
-        return visible(text)
+        for piece in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(value):
+            wide.append(piece)
+            size += len(piece)
+            if size > 1000 + 4 * len(plain):
+                return visible(plain)
+    except RecursionError:
+        return visible(plain)
+    return visible("".join(wide))
 
 
 def failure(text: str | None) -> str:
     """A recorded failure: name, message and traceback as a person reads them."""
-    try:
-        known = json.loads(text or "null")
-    except ValueError:
-        return visible(text)
-    if not isinstance(known, dict) or not {"name", "message"} <= known.keys():
+    known, value = _read(text or "null")
+    if not known or not isinstance(value, dict) or not {"name", "message"} <= value.keys():
         return pretty(text)
-    rest = {key: value for key, value in known.items() if key not in ("name", "message", "traceback")}
+    rest = {key: each for key, each in value.items() if key not in ("name", "message", "traceback")}
     parts = [
-        known.get("traceback") or f"{known['name']}: {known['message']}",
-        json.dumps(rest, indent=2) if rest else "",
+        value.get("traceback") or f"{value['name']}: {value['message']}",
+        pretty(json.dumps(rest, ensure_ascii=False)) if rest else "",
     ]
     return visible("\n".join(str(part) for part in parts if part).strip())
+
+
+def _read(text: str) -> tuple[bool, Any]:
+    """Whether it is JSON that can be shown with its structure, and its value."""
+    try:
+        return True, json.loads(text)
+    except (ValueError, RecursionError):
+        return False, None
 
 
 def cut(text: str | None, longest: int) -> str:
@@ -78,13 +95,15 @@ def sql(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def moment(at: datetime | None) -> Markup:
-    """A moment: absolute in the title, relative by the script, absolute without it."""
+def moment(at: datetime | None, text: str = "") -> Markup:
+    """A moment: absolute in the title, relative by the script, absolute without it; or as `text`, which the script leaves."""
     if at is None:
         return Markup('<span class="none">–</span>')
     there = at.astimezone(UTC)
-    text = there.strftime("%Y-%m-%d %H:%M:%S")
-    return Markup('<time datetime="{}" title="{} UTC">{}</time>').format(there.isoformat(), text, text)
+    absolute = there.strftime("%Y-%m-%d %H:%M:%S")
+    if text:
+        return Markup('<time title="{} UTC">{}</time>').format(absolute, text)
+    return Markup('<time datetime="{}" title="{} UTC">{}</time>').format(there.isoformat(), absolute, absolute)
 
 
 def span(length: timedelta | float | None) -> str:
@@ -92,6 +111,19 @@ def span(length: timedelta | float | None) -> str:
     if length is None:
         return "–"
     return why.span(length if isinstance(length, timedelta) else timedelta(seconds=length))
+
+
+def after(length: timedelta) -> str:
+    """How long after the beginning."""
+    return f"+{lasted(length)}"
+
+
+def lasted(length: timedelta) -> str:
+    """A length of time in the unit that tells it apart."""
+    seconds = max(length.total_seconds(), 0.0)
+    if seconds < 1:
+        return f"{round(seconds * 1000)} ms"
+    return f"{seconds:.1f} s" if seconds < 60 else why.span(length)
 
 
 def count(number: int, *, capped: bool = False) -> str:
@@ -119,7 +151,8 @@ def environment() -> Environment:
     made.filters.update(
         visible=visible, shown=shown, short=short, one_line=lambda value: short(value, 10_000), moment=moment, span=span
     )
-    made.filters.update(count=count, pretty=pretty, failure=failure, cut=cut, sql=sql)
+    made.filters.update(count=count, pretty=pretty, failure=failure, cut=cut, sql=sql, after=after, lasted=lasted)
+    made.filters.update(step_of=timeline.step_of)
     made.globals.update(href=href)
     return made
 

@@ -20,6 +20,8 @@ FRESH = 1.0
 LONGEST = 30.0
 #: seconds after which a question is given up: no page may hold up the tasks
 PATIENCE = 5.0
+#: seconds to wait for a connection
+_CONNECT = 3.0
 _CONNECTIONS = 4
 
 
@@ -36,7 +38,7 @@ class Source:
             open=False,
             min_size=0,
             max_size=_CONNECTIONS,
-            timeout=PATIENCE,
+            timeout=_CONNECT,
             kwargs={"autocommit": True, "application_name": "habitat"},
             name="habitat",
         )
@@ -57,12 +59,15 @@ class Source:
         await self._pool.close()
 
     async def ask(self, question: Query[T], fresh: float = FRESH) -> T:
-        """The answer, at most `fresh` seconds old. Raises TooSlow, ConnectionLost, and what the question raises."""
+        """The answer, at most `fresh` seconds old; with 0 it is kept for nobody else. Raises TooSlow, ConnectionLost, and what
+        the question raises."""
+        if not fresh:
+            return await self._run(question)
         key = f"{question.sql}\0{sorted(question.params.items(), key=str)!r}"
         now = time.monotonic()
         known = self._answers.get(key)
         if known is not None and now - known[0] < fresh and not known[1].cancelled():
-            return await asyncio.shield(known[1])  # type: ignore[no-any-return]
+            return await asyncio.shield(known[1])
         for old in [each for each, (at, _) in self._answers.items() if now - at >= LONGEST]:
             del self._answers[old]
         asking = asyncio.ensure_future(self._run(question))
@@ -87,10 +92,10 @@ class Source:
         await self.open()
         self.asked += 1
         try:
-            async with asyncio.timeout(PATIENCE), self._pool.connection() as conn:
+            async with self._pool.connection() as conn, asyncio.timeout(PATIENCE):
                 return await queries.run_async(conn, question)
         except PoolTimeout as error:
-            raise ConnectionLost("no connection to the database within 5 s") from error
+            raise ConnectionLost(f"no connection to the database within {_CONNECT:g} s") from error
         except TimeoutError:
             raise TooSlow(f"the database did not answer within {PATIENCE:g} s") from None
         except psycopg.OperationalError as error:

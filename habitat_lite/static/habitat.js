@@ -82,9 +82,12 @@ function replace(html) {
 function listen() {
   const address = main?.dataset.live;
   if (!address || stream || document.hidden) return;
-  stream = new EventSource(address);
+  stream = new EventSource(`${address}${address.includes("?") ? "&" : "?"}seen=${main.dataset.seen}`);
   stream.onopen = () => show("live", "Live");
-  stream.onmessage = (message) => replace(JSON.parse(message.data));
+  stream.onmessage = (message) => {
+    main.dataset.seen = message.lastEventId;
+    replace(JSON.parse(message.data));
+  };
   stream.onerror = () => show("lost", "Lost");
 }
 function stop(text) {
