@@ -375,8 +375,8 @@ RULES: tuple[Rule, ...] = (
     Rule("22007", r"must be an interval", InvalidOption),
     Rule("22023", r"\btask[ _]id\b", InvalidTaskId),
     Rule("0A000", r"\bqueue\b|storage mode|partition", InvalidOption),
-    Rule("P0001", r"^Queue .* already exists", QueueExists),
-    Rule("P0001", r"^Queue .* does not exist", QueueNotFound),
+    Rule("P0001", r'^Queue "[\s\S]*" already exists with storage mode "\w+"$', QueueExists),
+    Rule("P0001", r'^Queue "[\s\S]*" does not exist$', QueueNotFound),
     Rule("P0001", r"not found (in queue|for checkpoint|while awaiting event)", TaskNotFound),
     Rule("P0001", r"is not currently running|cannot be failed|must be running to await", TaskNotRunning),
     Rule(

@@ -121,6 +121,8 @@ MESSAGES = [
     ("0A000", "Queue storage mode partitioned is not supported", errors.InvalidOption),
     ("P0001", 'Queue "q" already exists with storage mode "unpartitioned"', errors.QueueExists),
     ("P0001", 'Queue "q" does not exist', errors.QueueNotFound),
+    ("P0001", 'Queue "a\nb" does not exist', errors.QueueNotFound),
+    ("P0001", 'Queue "it already exists" does not exist', errors.QueueNotFound),
     ("P0001", 'Task "x" not found in queue "q"', errors.TaskNotFound),
     ("P0001", 'Run "x" not found for checkpoint', errors.TaskNotFound),
     ("P0001", 'Run "x" not found while awaiting event', errors.TaskNotFound),
