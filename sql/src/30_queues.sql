@@ -17,6 +17,15 @@ begin
 end
 $$;
 
+-- Purpose: whether rows of this queue id will be found by who cleans up: it is there, or was dropped a while ago.
+create or replace function absurd.queue_known(p_queue_id integer)
+  returns boolean language sql stable security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+  select exists (select 1 from absurd.queues q where q.queue_id = p_queue_id)
+      or exists (select 1 from absurd.dropped_queues d where d.queue_id = p_queue_id)
+$$;
+
 -- Purpose: the ids of the queues that exist among some names; for workers, who speak in ids.
 create or replace function absurd.queue_ids(p_queue_names text[])
   returns table (queue_name text, queue_id integer) language sql stable security definer

@@ -54,20 +54,20 @@ create or replace function absurd.set_idle(p_queue_ids integer[], p_channel text
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if octet_length(p_channel) not between 1 and 63 then
+  if p_channel is null or octet_length(p_channel) not between 1 and 63 then
     raise exception 'channel must be 1 to 63 bytes' using errcode = 'AB004';
   end if;
   with mine as materialized (
     select i.queue_id, i.channel from absurd.idle i
      where i.queue_id = any(p_queue_ids) and i.channel = p_channel for update skip locked)
-  update absurd.idle i set idle_at = clock_timestamp(), fleet = p_fleet from mine m where i.queue_id = m.queue_id and i.channel = m.channel;
+  update absurd.idle i set idle_at = clock_timestamp(), fleet = coalesce(p_fleet, '') from mine m where i.queue_id = m.queue_id and i.channel = m.channel;
   with old as materialized (
     select i.queue_id, i.channel from absurd.idle i
      where i.idle_at < clock_timestamp() - interval '1 hour' limit 100 for update skip locked)
   delete from absurd.idle i using old o where i.queue_id = o.queue_id and i.channel = o.channel;
   insert into absurd.idle (queue_id, channel, fleet)
-  select u, p_channel, p_fleet from unnest(p_queue_ids) u
-   where not exists (select 1 from absurd.idle i where i.queue_id = u and i.channel = p_channel)
+  select u, p_channel, coalesce(p_fleet, '') from unnest(p_queue_ids) u
+   where u is not null and not exists (select 1 from absurd.idle i where i.queue_id = u and i.channel = p_channel)
       on conflict do nothing;
 end
 $$;

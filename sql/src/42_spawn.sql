@@ -173,7 +173,7 @@ declare
   v_now timestamptz := absurd.current_time();
   v_clock bigint := extract(epoch from clock_timestamp()) * 1000;
   v_base bigint := absurd.id_base();
-  v_count bigint := cardinality(p_task_names);
+  v_count bigint := coalesce(cardinality(p_task_names), 0);
   v_default integer;
   v_ids uuid[] := p_task_ids;
   v_due bigint;
@@ -203,7 +203,8 @@ begin
      where u.o <= v_count;
   end if;
 
-  if p_keys is null and (p_specs is null or cardinality(p_specs) = 1 and p_spec = array_fill(1, array[v_count::integer])) then
+  if p_keys is null and (p_specs is null or cardinality(p_specs) = 1 and p_specs[1] is not null
+                         and p_spec = array_fill(1, array[v_count::integer])) then
     -- the usual case: no keys, one set of options for all
     s := absurd.read_spawn_options(p_specs[1], v_default, v_now);
     with put as (

@@ -170,6 +170,10 @@ declare
   v_now timestamptz := absurd.current_time();
 begin
   perform absurd.require_length(cardinality(p_run_ids), cardinality(p_reasons), 'reasons');
+  if cardinality(p_retry_at) <> cardinality(p_run_ids) or cardinality(p_final) <> cardinality(p_run_ids)
+     or cardinality(p_retry_in) <> cardinality(p_run_ids) then
+    raise exception 'array arguments differ in length' using errcode = 'AB004', hint = 'Array arguments of one call have one length.';
+  end if;
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, true, true);
   if cardinality(h.ok) > 1 then
     h.ok := absurd.last_of_each(h.task_ids, h.ok);
@@ -207,6 +211,10 @@ declare
   v_elapsed bigint[];
   v_letters text;
 begin
+  if cardinality(p_wake_at) <> cardinality(p_run_ids) or cardinality(p_delay) <> cardinality(p_run_ids)
+     or cardinality(p_steps) <> cardinality(p_run_ids) then
+    raise exception 'array arguments differ in length' using errcode = 'AB004', hint = 'Array arguments of one call have one length.';
+  end if;
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, false);
   with input as materialized (
     select p_queue_id as queue_id, u.task_id, absurd.attempt_of(u.run_id) as attempt, u.step, u.o, coalesce(u.wake_at, absurd.later(v_now, greatest(u.delay, 0)), v_now) as wake_at

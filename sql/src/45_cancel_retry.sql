@@ -187,7 +187,7 @@ declare
   v_queue_id integer := absurd.queue_id_of(p_queue_name);
   v_live record;
 begin
-  if octet_length(p_channel) not between 1 and 63 then
+  if p_channel is null or octet_length(p_channel) not between 1 and 63 then
     raise exception 'channel must be 1 to 63 bytes' using errcode = 'AB004';
   end if;
   select l.state, l.awaited into v_live from absurd.live l

@@ -13,6 +13,9 @@ declare
   v_until timestamptz := absurd.later(absurd.current_time(), p_extend_by);
   h record;
 begin
+  if p_extend_by is null then  -- would take the leases away, and nobody takes over a run without one
+    raise exception 'extend_by must be seconds, not null' using errcode = 'AB004';
+  end if;
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, false);
   with input as materialized (
     select p_queue_id as queue_id, u.task_id from unnest(h.task_ids, h.ok) as u(task_id, ok) where u.ok)

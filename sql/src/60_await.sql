@@ -13,6 +13,9 @@ as $$
 declare
   v_name text;
 begin
+  if not absurd.queue_known(p_queue_id) then
+    return;  -- nothing would ever clean these up
+  end if;
   insert into absurd.events (queue_id, event_name) select p_queue_id, n from unnest(p_event_names) n on conflict do nothing;
 exception when lock_not_available then
   foreach v_name in array p_event_names loop
@@ -48,6 +51,10 @@ declare
   v_new text[];
   v_locked text[];
 begin
+  if cardinality(p_steps) is distinct from cardinality(p_run_ids) or cardinality(p_event_names) is distinct from cardinality(p_run_ids)
+     or cardinality(p_timeouts) <> cardinality(p_run_ids) or cardinality(p_since) <> cardinality(p_run_ids) then
+    raise exception 'array arguments differ in length' using errcode = 'AB004', hint = 'Array arguments of one call have one length.';
+  end if;
   -- 1. outcomes that are there already, whatever became of the run
   select array_agg(case when c.outcome = 'timeout' then 't' when c.name is not null then 'a'
                         when e.emitted_at is not null and (u.since is null or e.emitted_at > u.since) then 'e' end order by u.o)
@@ -210,6 +217,11 @@ declare
   h record;
   v_status text[];
 begin
+  if cardinality(p_steps) is distinct from cardinality(p_run_ids) or cardinality(p_timeouts) <> cardinality(p_run_ids)
+     or cardinality(p_awaited_queue_ids) is distinct from cardinality(p_run_ids)
+     or cardinality(p_awaited_task_ids) is distinct from cardinality(p_run_ids) then
+    raise exception 'array arguments differ in length' using errcode = 'AB004', hint = 'Array arguments of one call have one length.';
+  end if;
   -- The awaited live row, marked: its end then looks for waits. A row that is gone has ended, or was never there.
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, false);
   if cardinality(h.ok) > 1 then

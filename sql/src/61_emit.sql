@@ -81,6 +81,9 @@ begin
     raise exception 'unknown emit mode "%"', p_mode using errcode = 'AB004', hint = 'Use "latch" or "next".';
   end if;
   perform absurd.require_text(n, 'event_name') from unnest(p_event_names) n where n is null or btrim(n) = '';
+  if not absurd.queue_known(p_queue_id) then
+    raise exception 'Queue "%" does not exist', p_queue_id using errcode = '42P01', hint = 'It was dropped: create it again.';
+  end if;
   with input as (
     select distinct on (u.name) u.name, coalesce(u.payload, 'null') as payload
       from unnest(p_event_names, p_payloads) with ordinality u(name, payload, o)

@@ -204,7 +204,7 @@ create or replace function absurd.take_housekeeping(p_queue_ids integer[], p_eve
 as $$
   with taken as (
     insert into absurd.housekeeping as h (queue_id, done_at)
-    select u, clock_timestamp() from unnest(p_queue_ids) u order by u
+    select q.u, clock_timestamp() from (select distinct u from unnest(p_queue_ids) u where u is not null order by u) q
         on conflict (queue_id) do update set done_at = excluded.done_at
      where h.done_at <= clock_timestamp() - make_interval(secs => p_every)
     returning h.queue_id)

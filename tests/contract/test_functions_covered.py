@@ -358,6 +358,7 @@ INTERNAL = {
     "add_sentinels": "await: the rows of names nobody has used yet",
     "cancel_overdue": "claim and enforce_policies: tasks past their policy",
     "check_client_id": "spawn: the shape of a client's id",
+    "queue_known": "emit and await: whether anybody would clean up",
     "queue_ids": "the worker's look-up of its queues",
     "read_client_id": "spawn: a client's id given as text",
     "claim_live": "the one body of claim_task and claim_tasks",

@@ -549,6 +549,15 @@ begin
 end
 $$;
 
+-- Purpose: whether rows of this queue id will be found by who cleans up: it is there, or was dropped a while ago.
+create or replace function absurd.queue_known(p_queue_id integer)
+  returns boolean language sql stable security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+  select exists (select 1 from absurd.queues q where q.queue_id = p_queue_id)
+      or exists (select 1 from absurd.dropped_queues d where d.queue_id = p_queue_id)
+$$;
+
 -- Purpose: the ids of the queues that exist among some names; for workers, who speak in ids.
 create or replace function absurd.queue_ids(p_queue_names text[])
   returns table (queue_name text, queue_id integer) language sql stable security definer
@@ -1297,7 +1306,7 @@ declare
   v_now timestamptz := absurd.current_time();
   v_clock bigint := extract(epoch from clock_timestamp()) * 1000;
   v_base bigint := absurd.id_base();
-  v_count bigint := cardinality(p_task_names);
+  v_count bigint := coalesce(cardinality(p_task_names), 0);
   v_default integer;
   v_ids uuid[] := p_task_ids;
   v_due bigint;
@@ -1327,7 +1336,8 @@ begin
      where u.o <= v_count;
   end if;
 
-  if p_keys is null and (p_specs is null or cardinality(p_specs) = 1 and p_spec = array_fill(1, array[v_count::integer])) then
+  if p_keys is null and (p_specs is null or cardinality(p_specs) = 1 and p_specs[1] is not null
+                         and p_spec = array_fill(1, array[v_count::integer])) then
     -- the usual case: no keys, one set of options for all
     s := absurd.read_spawn_options(p_specs[1], v_default, v_now);
     with put as (
@@ -2072,6 +2082,9 @@ declare
   v_until timestamptz := absurd.later(absurd.current_time(), p_extend_by);
   h record;
 begin
+  if p_extend_by is null then  -- would take the leases away, and nobody takes over a run without one
+    raise exception 'extend_by must be seconds, not null' using errcode = 'AB004';
+  end if;
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, false);
   with input as materialized (
     select p_queue_id as queue_id, u.task_id from unnest(h.task_ids, h.ok) as u(task_id, ok) where u.ok)
@@ -2585,6 +2598,9 @@ as $$
 declare
   v_name text;
 begin
+  if not absurd.queue_known(p_queue_id) then
+    return;  -- nothing would ever clean these up
+  end if;
   insert into absurd.events (queue_id, event_name) select p_queue_id, n from unnest(p_event_names) n on conflict do nothing;
 exception when lock_not_available then
   foreach v_name in array p_event_names loop
@@ -2948,6 +2964,9 @@ begin
     raise exception 'unknown emit mode "%"', p_mode using errcode = 'AB004', hint = 'Use "latch" or "next".';
   end if;
   perform absurd.require_text(n, 'event_name') from unnest(p_event_names) n where n is null or btrim(n) = '';
+  if not absurd.queue_known(p_queue_id) then
+    raise exception 'Queue "%" does not exist', p_queue_id using errcode = '42P01', hint = 'It was dropped: create it again.';
+  end if;
   with input as (
     select distinct on (u.name) u.name, coalesce(u.payload, 'null') as payload
       from unnest(p_event_names, p_payloads) with ordinality u(name, payload, o)
@@ -4004,7 +4023,7 @@ create or replace function absurd.take_housekeeping(p_queue_ids integer[], p_eve
 as $$
   with taken as (
     insert into absurd.housekeeping as h (queue_id, done_at)
-    select u, clock_timestamp() from unnest(p_queue_ids) u where u is not null order by u
+    select q.u, clock_timestamp() from (select distinct u from unnest(p_queue_ids) u where u is not null order by u) q
         on conflict (queue_id) do update set done_at = excluded.done_at
      where h.done_at <= clock_timestamp() - make_interval(secs => p_every)
     returning h.queue_id)
