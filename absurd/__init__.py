@@ -10,7 +10,6 @@ from absurd._sync.transaction import TransactionStep
 from absurd.errors import (
     AbsurdError,
     CancelledTask,
-    Compensated,
     ConfigError,
     ConnectionLost,
     EventError,
@@ -85,7 +84,6 @@ __all__ = [
     "CancellationPolicy",
     "CancelledTask",
     "ClaimedTask",
-    "Compensated",
     "ConfigError",
     "ConnectionLost",
     "CreateQueueOptions",

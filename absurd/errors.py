@@ -27,7 +27,6 @@
         StepError
             StepNameError (ValueError)
             StepOrderChanged
-            Compensated
         NotSerializable (TypeError)
         ValueTooLarge (ValueError)
         ValidationFailed (ValueError)
@@ -56,7 +55,6 @@ from typing import Any, ClassVar, NamedTuple, Protocol, cast
 __all__ = [
     "AbsurdError",
     "CancelledTask",
-    "Compensated",
     "ConfigError",
     "ConnectionLost",
     "ControlFlow",
@@ -264,19 +262,17 @@ class StepNameError(StepError, ValueError):
 
 
 class StepOrderChanged(StepError):
-    """New work was asked for while recorded steps were still ahead: the code has changed since, or takes its way by chance."""
+    """New work was asked for while recorded steps were still ahead: the code has changed since, or takes its way by chance.
+
+    The run goes back to the queue for a minute, its attempt not burnt, until code comes that fits. To catch it in a handler is
+    of no use: every later call raises it again.
+    """
 
     default_hint = (
         "put new steps after those that waiting tasks have done, or let these end under the old code; give a changed task a "
         "new name; keep what decides the way (time, randomness, a request) in a step; or accept it: "
         "register_task(..., strict_replay=False)"
     )
-
-
-class Compensated(StepError):
-    """A task that has been undone was retried: its effects are no longer there, and its steps would not run again."""
-
-    default_hint = "spawn a new task instead"
 
 
 class NotSerializable(AbsurdError, TypeError):
@@ -381,7 +377,7 @@ RULES: tuple[Rule, ...] = (
     Rule("P0001", r"is not currently running|cannot be failed|must be running to await", TaskNotRunning),
     Rule(
         "P0001",
-        r"is not currently failed|must be greater than current attempts|has used its last attempt",
+        r"is not currently failed|must be greater than current attempts|has used its last attempt|is undone, or being undone",
         RetryRefused,
     ),
     Rule("P0001", r"does not have an active claim", LeaseLost),

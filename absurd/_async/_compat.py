@@ -54,12 +54,6 @@ def whereabouts() -> Any:
     return asyncio.current_task()
 
 
-async def let_others_run() -> None:
-    """What other tasks do before they wait for something; nothing on threads, which run anyway."""
-    for _ in range(3):
-        await asyncio.sleep(0)
-
-
 def check_timeout(seconds: float | None) -> None:
     """The twin refuses one: a thread cannot be stopped."""
 

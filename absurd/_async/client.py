@@ -12,7 +12,6 @@ from absurd._async import _compat, rehearsal
 from absurd._async import saga as sagas
 from absurd._async.batchwork import work_claimed
 from absurd._async.bulk import Bulk, Chunk
-from absurd._async.context import AsyncTaskContext
 from absurd._async.session import POOL_SIZE, Session, mint_task_ids
 from absurd._async.watch import Watcher
 from absurd._async.worker import DRAIN_SECONDS, Worker
@@ -152,14 +151,11 @@ class AsyncAbsurd:
         are held against at spawn and at claim; the annotation of the handler's first parameter serves as `params` when it
         is a model, dataclass or TypedDict.
 
-        `saga=True`: steps may have `undo=`; a task `$undo:NAME`, registered along, runs these when a task fails for good or is
+        `saga=True`: steps may have `undo=`; a task `$undo:NAME`, registered along, sees to it when a task fails for good or is
         cancelled. `strict_replay=False`: new steps may come before recorded ones (otherwise StepOrderChanged).
         """
         if queue is not None:
             options.queue_name(queue)
-
-        async def undo(task: Any, ctx: AsyncTaskContext) -> Any:
-            return await sagas.undo(self, task, ctx)
 
         def register(handler: Handler) -> Handler:
             _compat.check_handler(name, handler)
@@ -176,7 +172,7 @@ class AsyncAbsurd:
                 strict_replay=strict_replay,
             )
             if saga:
-                self._registry.add(undo_name(name), undo, queue=queue, default_retry_strategy=sagas.RETRIES)
+                self._registry.add(undo_name(name), sagas.undo, queue=queue, default_retry_strategy=sagas.RETRIES)
             return handler
 
         return register

@@ -71,7 +71,6 @@ class AsyncTaskContext:
     __slots__ = (
         "_claim",
         "_client",
-        "_guarded",
         "_history",
         "_home",
         "_lease",
@@ -95,8 +94,7 @@ class AsyncTaskContext:
         self._lease: float = lease
         self._task: RegisteredTask = task
         self._history: History = history or History(claim.checkpoints, claim.timeouts, strict=task.strict_replay)
-        self._home = _compat.whereabouts()
-        self._guarded = False
+        self._home: Any = None
         self.headers: dict[str, Any] = claim.headers or {}
         self.queue_name = claim.queue_name
         self.run_id = claim.run_id
@@ -141,7 +139,7 @@ class AsyncTaskContext:
         max_attempts: int | None = ...,
         retry_strategy: RetryStrategy | None = ...,
         timeout: Any = ...,
-        undo: Callable[[Any], Any] | None = ...,
+        undo: str | None = ...,
     ) -> T: ...
     # [async-only
     @overload
@@ -153,7 +151,7 @@ class AsyncTaskContext:
         max_attempts: int | None = ...,
         retry_strategy: RetryStrategy | None = ...,
         timeout: Any = ...,
-        undo: Callable[[Any], Any] | None = ...,
+        undo: str | None = ...,
     ) -> T: ...
     # ]
     @overload
@@ -165,7 +163,7 @@ class AsyncTaskContext:
         max_attempts: int | None = ...,
         retry_strategy: RetryStrategy | None = ...,
         timeout: Any = ...,
-        undo: Callable[[Any], Any] | None = ...,
+        undo: str | None = ...,
     ) -> T: ...
     async def step(
         self,
@@ -176,7 +174,7 @@ class AsyncTaskContext:
         max_attempts: int | None = None,
         retry_strategy: RetryStrategy | None = None,
         timeout: Any = None,
-        undo: Callable[[Any], Any] | None = None,
+        undo: str | None = None,
     ) -> Any:
         """Run `fn` once and keep its value; later executions of the task get the kept value.
 
@@ -187,21 +185,20 @@ class AsyncTaskContext:
         between, in the worker's slot: at most 300 s each. `timeout` (seconds or timedelta) for each try; TimeoutError.
         A thread cannot be stopped: `timeout` is for AsyncAbsurd. NonRetryableError ends the tries, RetryAfter sets a pause.
 
-        `undo(value)` takes the step's effect back when the task, registered with `saga=True`, fails for good or is cancelled:
-        the steps that were kept, the last one first, each as a durable step of a task of its own.
+        `undo`: the name of a task that takes the step's effect back when this task, registered with `saga=True`, fails for good
+        or is cancelled after the step has begun. It gets task_id, task_name and params of this task, step, value, and kept:
+        False when nobody knows whether the step took effect.
 
         Raises NotSerializable or ValueTooLarge for a value that cannot be kept, and StepOrderChanged when the step is new
         while recorded ones are still ahead.
         """
         policy = step_policy(max_attempts, retry_strategy, timeout)
         _compat.check_timeout(policy.timeout)
-        if undo is not None:
-            await _steps.guard(self)
         checkpoint, done, state = await self._ask(name)
+        if undo is not None:
+            await _steps.intend(self, checkpoint, undo)
         if not done:
             state = await self._keep(checkpoint, await _steps.tried(self, checkpoint, fn, policy))
-        if undo is not None:
-            self._history.undoable(checkpoint, undo, state)
         return state if returns is None else validated(state, returns, f'step "{checkpoint}"')
 
     async def gather(self, steps: Mapping[str, Callable[[], Any]], *, limit: int | None = None) -> dict[str, Any]:
@@ -244,9 +241,7 @@ class AsyncTaskContext:
 
     async def begin_step(self, name: str) -> StepHandle:
         """The open form of `step`: if `done`, `state` is the kept value; else do the work and call `complete_step`."""
-        checkpoint = self._history.next_name(name)
-        self._check()
-        done, state = self._history.take(checkpoint)
+        checkpoint, done, state = await self._ask(name)
         return StepHandle(name, checkpoint, done, state)
 
     async def complete_step(self, handle: StepHandle, value: Any) -> Any:
@@ -280,12 +275,8 @@ class AsyncTaskContext:
         if done:
             yield TransactionStep(self._client, None, checkpoint, done, state)
             return
-        try:
-            async with self._transaction(checkpoint) as tx:
-                yield tx
-        except Exception as error:
-            self._history.failed(checkpoint, error)
-            raise
+        async with self._transaction(checkpoint) as tx:
+            yield tx
 
     @contextlib.asynccontextmanager
     async def _transaction(self, checkpoint: str) -> AsyncIterator[TransactionStep]:
@@ -294,6 +285,7 @@ class AsyncTaskContext:
             tx = TransactionStep(self._client, conn, checkpoint, False, None)
             yield tx
             text = codec.encode(tx.result, what=f'result of step "{checkpoint}"')
+            await _steps.before_commit(self, checkpoint)
             claim = self._claim
             call = procedures.hold_and_checkpoint(claim.queue_id, self.run_id, claim.claim_no, checkpoint, text)
             try:
@@ -305,20 +297,16 @@ class AsyncTaskContext:
         self._history.keep(checkpoint, tx.result)
 
     # SYNC-ONLY: def run_transaction(
-    # SYNC-ONLY:     self, name: str, fn: Callable[[TransactionStep], T], *, undo: Callable[[Any], Any] | None = None
+    # SYNC-ONLY:     self, name: str, fn: Callable[[TransactionStep], T], *, undo: str | None = None
     # SYNC-ONLY: ) -> T:
     # [async-only
     @overload
     async def run_transaction(
-        self, name: str, fn: Callable[[TransactionStep], Awaitable[T]], *, undo: Callable[[Any], Any] | None = ...
+        self, name: str, fn: Callable[[TransactionStep], Awaitable[T]], *, undo: str | None = ...
     ) -> T: ...
     @overload
-    async def run_transaction(
-        self, name: str, fn: Callable[[TransactionStep], T], *, undo: Callable[[Any], Any] | None = ...
-    ) -> T: ...
-    async def run_transaction(
-        self, name: str, fn: Callable[[TransactionStep], Any], *, undo: Callable[[Any], Any] | None = None
-    ) -> Any:
+    async def run_transaction(self, name: str, fn: Callable[[TransactionStep], T], *, undo: str | None = ...) -> T: ...
+    async def run_transaction(self, name: str, fn: Callable[[TransactionStep], Any], *, undo: str | None = None) -> Any:
         # ]
         """`transaction` as a call: `fn(tx)` runs only when the step has not committed; returns its kept value.
 
@@ -326,13 +314,11 @@ class AsyncTaskContext:
         again, up to five times in all; the last failure comes out. Not on a connection of yours, whose transaction began
         before. `undo` as in `step`.
         """
-        if undo is not None:
-            await _steps.guard(self)
         checkpoint, done, state = await self._ask(name)
+        if undo is not None:
+            await _steps.intend(self, checkpoint, undo)
         if not done:
             state = await self._in_transaction(checkpoint, fn)
-        if undo is not None:
-            self._history.undoable(checkpoint, undo, state)
         return state  # type: ignore[no-any-return, unused-ignore]
 
     async def _in_transaction(self, checkpoint: str, fn: Callable[[TransactionStep], Any]) -> Any:
@@ -343,9 +329,8 @@ class AsyncTaskContext:
                 async with self._transaction(checkpoint) as tx:
                     tx.result = await _compat.maybe_await(fn(tx))
                 return tx.result
-            except Exception as error:
-                if not isinstance(error, psycopg.Error) or error.sqlstate not in TRY_AGAIN or not tries_left:
-                    self._history.failed(checkpoint, error)
+            except psycopg.Error as error:
+                if error.sqlstate not in TRY_AGAIN or not tries_left:
                     raise
             # of two that stood in each other's way, one goes first this time
             await _compat.sleep(0.01 * 2 ** (TRANSACTION_TRIES - tries_left) * (0.5 + random.random()))
@@ -392,6 +377,8 @@ class AsyncTaskContext:
             wake_at, delay = kept_moment(state, checkpoint), None
             if wake_at <= self._claim.claimed_at:
                 return
+        else:
+            await _steps.before_commit(self, checkpoint)
         answer = await self._writer.write(batch.Sleep(*self._fence(), step=checkpoint, delay=delay, wake_at=wake_at))
         if answer.letter in ("o", "r"):
             raise SuspendTask(f'sleeping: step "{checkpoint}"')
@@ -501,26 +488,22 @@ class AsyncTaskContext:
         """The checkpoint name of the next call that uses `name`, and what is recorded of it; something new comes in order."""
         checkpoint = self._history.next_name(name)
         self._check()
+        _steps.enters(self)
         done, state = self._history.take(checkpoint)
-        if not done and self._history.uneasy and not self._history.timed_out(checkpoint):
-            await _steps.fresh(self, checkpoint)
+        if not done:
+            if self._history.timed_out(checkpoint):
+                self._history.time_out(checkpoint)
+            elif self._history.ahead():
+                await _steps.fresh(self, checkpoint)
         return checkpoint, done, state
 
     async def _spawn(self, checkpoint: str, task_name: str, params: Any, chosen: Mapping[str, Any]) -> Any:
         key = f"$spawn:{self.task_id}:{checkpoint}"
-        try:
-            spawned = await self._client.spawn(task_name, params, idempotency_key=key, **chosen)
-        except Exception as error:
-            self._history.failed(checkpoint, error)
-            raise
-        return await self._keep(checkpoint, spawned)
+        return await self._keep(checkpoint, await self._client.spawn(task_name, params, idempotency_key=key, **chosen))
 
     async def _keep(self, checkpoint: str, value: Any) -> Any:
-        try:
-            text = codec.encode(value, what=f'value of step "{checkpoint}"')
-        except Exception as error:
-            self._history.failed(checkpoint, error)
-            raise
+        text = codec.encode(value, what=f'value of step "{checkpoint}"')
+        await _steps.before_commit(self, checkpoint)
         await self._write_checkpoint(checkpoint, text)
         state = codec.roundtrip(text)
         self._history.keep(checkpoint, state)
@@ -530,15 +513,15 @@ class AsyncTaskContext:
         self._accept(await self._writer.write(batch.Checkpoint(*self._fence(), checkpoint, text)), "or")
 
     async def _wait(self, row: batch.Write, checkpoint: str, what: str, where: str = "") -> Any:
+        await _steps.before_commit(self, checkpoint)
         answer = await self._writer.write(row)
         if answer.letter in ("s", "r"):
             raise SuspendTask(f"waiting for {what}")
         if answer.letter == "t":
+            self._history.time_out(checkpoint)
             raise TimeoutError(f"Timed out waiting for {what}")
         if answer.letter == "u":
-            error = TaskNotFound(f"{what[0].upper()}{what[1:]} not found in {where}")
-            self._history.failed(checkpoint, error)
-            raise error
+            raise TaskNotFound(f"{what[0].upper()}{what[1:]} not found in {where}")
         self._accept(answer, "a")
         self._history.keep(checkpoint, answer.payload)
         return answer.payload

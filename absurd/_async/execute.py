@@ -9,7 +9,7 @@ from absurd._core import codec, outcome
 from absurd._core.outcome import Outcome, Released
 from absurd._core.registry import RegisteredTask
 from absurd._db.procedures import Claim
-from absurd.errors import ConfigError, ValueTooLarge
+from absurd.errors import ConfigError, StepOrderChanged, ValueTooLarge
 from absurd.telemetry import RunFields, current_run, logger
 
 if TYPE_CHECKING:
@@ -49,9 +49,11 @@ async def _handle(
     context.current.set(ctx)
     current_run.set(RunFields(claim.task_name, claim.task_id, ctx.run_id, claim.attempt))
     try:
-        ended = outcome.completed(task.check_result(await _call(client, task, claim, ctx)))
+        ended = outcome.completed(task.check_result(await call(client, task, claim, ctx)))
     except BaseException as error:
         # a cancellation is ours when there is a reason for it, and the handler's own failure otherwise
+        if running.reason is not None and isinstance(running.reason, StepOrderChanged):
+            return outcome.raised(running.reason)  # whatever the handler made of it
         if isinstance(error, _compat.Cancelled) and running.reason is not None:
             return outcome.raised(running.reason)
         return outcome.raised(error)
@@ -60,7 +62,8 @@ async def _handle(
     return ended
 
 
-async def _call(client: AsyncAbsurd, task: RegisteredTask, claim: Claim, ctx: context.AsyncTaskContext) -> Any:
+async def call(client: AsyncAbsurd, task: RegisteredTask, claim: Claim, ctx: context.AsyncTaskContext) -> Any:
+    """The handler, inside the client's hook."""
     params = task.check_params(claim.params)
     wrap = client._hooks.get("wrap_task_execution")
     if wrap is None:

@@ -1,49 +1,70 @@
 """Compensations: a companion task waits for the end of a task, and undoes its steps when that end is no success.
 
-It runs the task's handler over what is recorded, effects off: that gives the functions back that undo each step, with all they
-close over. Then it calls them in reverse, each as a durable step of its own.
+A step's `undo` is the name of a task. The companion spawns these, for the step begun last first, and waits for each.
 """
 
 from __future__ import annotations
 
+import functools
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from absurd._async.rehearsal import rehearse
-from absurd._async.steps import PARENT
+from absurd._async.steps import UNTIL_DONE
+from absurd._core.replay import UNDO
 from absurd._db import procedures
-from absurd.errors import StepError, TaskNotFound
+from absurd.errors import NonRetryableError, StepError
 
 if TYPE_CHECKING:
-    from absurd._async.client import AsyncAbsurd
     from absurd._async.context import AsyncTaskContext
-#: A compensation is tried until it is done, after 10 s, 20 s, ... and then every 5 minutes.
+
+#: A compensation is tried until it is done, after 10 s, 20 s, ... and then every 5 minutes, unless its task says otherwise.
 RETRIES = {"kind": "exponential", "base_seconds": 10, "factor": 2, "max_seconds": 300, "jitter": 0.2}
 
 
-async def undo(client: AsyncAbsurd, params: Any, ctx: AsyncTaskContext) -> dict[str, Any]:
-    """The companion's handler. Its result: how the task ended, and which steps were undone, in that order."""
+async def undo(params: Any, ctx: AsyncTaskContext) -> dict[str, Any]:
+    """The companion's handler. Its result: how the task ended, and which steps were undone, in that order. When an undo has
+    failed for good, it does the others and fails."""
     parent = uuid.UUID(params["task_id"])
-    try:
-        ended = await ctx.await_task_result(parent, step_name=PARENT)
-    except TaskNotFound:
-        return {"task": "gone", "undone": []}
+    ended = await ctx.await_task_result(parent, step_name="end of the task")
     if ended.state == "completed":
         return {"task": ended.state, "undone": []}
-    recorded = await client._session.run(procedures.task_history(ctx.queue_name, parent))
-    if recorded is None:
-        raise StepError(f'task "{parent}" was deleted before it was undone')
-    rehearsed = await rehearse(client, recorded)
-    if rehearsed.ahead:
-        raise StepError(
-            f'task "{parent}" cannot be undone by this code, which does not come to its step "{rehearsed.ahead[0]}"'
-        ) from rehearsed.error
-    undone = []
-    for name, function, value in reversed(rehearsed.undo):
-        await ctx.step(f"undo {name}", _bound(function, value))
-        undone.append(name)
+    record = await ctx.step("record", functools.partial(_record, ctx, parent))
+    undone: list[str] = []
+    failed: list[str] = []
+    for number, each in enumerate(record["undo"], 1):
+        task = ctx._client._registry.get(each["task"])
+        spawned = await ctx.spawn(
+            each["task"],
+            {**each, "task_id": str(parent), "task_name": record["task_name"], "params": record["params"]},
+            step_name=f"undo {number}",
+            max_attempts=UNTIL_DONE,
+            headers=ctx.headers or None,
+            retry_strategy=(task and task.default_retry_strategy) or RETRIES,
+        )
+        queue = task.queue if task is not None else ctx.queue_name
+        outcome = await ctx.await_task_result(spawned["task_id"], queue, step_name=f"undone {number}")
+        (undone if outcome.state == "completed" else failed).append(each["step"])
+    if failed:
+        raise NonRetryableError(f"not undone: {', '.join(failed)}; undone: {', '.join(undone) or 'nothing'}")
     return {"task": ended.state, "undone": undone}
 
 
-def _bound(function: Any, value: Any) -> Any:
-    return lambda: function(value)
+async def _record(ctx: AsyncTaskContext, parent: uuid.UUID) -> dict[str, Any]:
+    """What there is to undo, the step begun last first: kept here, whatever becomes of the task's own record."""
+    recorded = await ctx._client._session.run(procedures.task_history(ctx.queue_name, parent))
+    if recorded is None:
+        raise StepError(f'task "{parent}" was deleted before it was undone')
+    marks = [value for name, value in recorded.checkpoints.items() if name.startswith(f"{UNDO}:")]
+    return {
+        "task_name": recorded.task_name,
+        "params": recorded.params,
+        "undo": [
+            {
+                "step": each["step"],
+                "task": each["task"],
+                "kept": each["step"] in recorded.checkpoints,
+                "value": recorded.checkpoints.get(each["step"]),
+            }
+            for each in sorted(marks, key=lambda each: -each["number"])
+        ],
+    }

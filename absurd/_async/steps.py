@@ -1,64 +1,84 @@
-"""Before a step and inside one: whether it comes in the recorded order, and how often it is tried."""
+"""Around a step: whether it comes in the recorded order, how often it is tried, several at once, how it is undone."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from absurd._async import _compat
 from absurd._core import codec, options, registry
-from absurd._core.replay import FAILED
+from absurd._core.replay import REFUSED, UNDO, UNORDERED
 from absurd._core.retries import ONCE, StepPolicy
 from absurd._db import procedures
-from absurd.errors import Compensated, ConfigError, StepOrderChanged
+from absurd.errors import ConfigError, InvalidOption, StepNameError, StepOrderChanged
+from absurd.types import TaskHistory
 
 if TYPE_CHECKING:
     from absurd._async.context import AsyncTaskContext
 
-#: The step of a task under which its companion is spawned, and the step of the companion that waits for the task.
-COMPANION = "$undo"
-PARENT = "$parent"
 #: As many attempts as a task can have: a compensation does not give up.
 UNTIL_DONE = 65_535
+#: An undo is a checkpoint of its own, whose name must fit, too.
+LONGEST_UNDONE = 1000
+
+
+def enters(ctx: AsyncTaskContext) -> None:
+    """A call of the handler: the first one says which task (thread) is the handler's own."""
+    here = _compat.whereabouts()
+    if ctx._home is None:
+        ctx._home = here
+    elif ctx._home is not here:
+        ctx._history.aside = True
+
+
+async def before_commit(ctx: AsyncTaskContext, checkpoint: str) -> None:
+    """Called before anything is recorded: if the record will not tell the way to it, that is recorded first, once."""
+    if ctx._history.loses_order(checkpoint):
+        ctx._history.unordered()
+        await ctx._write_checkpoint(UNORDERED, "true")
 
 
 async def fresh(ctx: AsyncTaskContext, checkpoint: str) -> None:
-    """Called before anything new is done: what is recorded comes first.
+    """Called before anything new is done while something recorded lies ahead.
 
-    Steps that failed while the handler went on are recorded now: from there the next execution may take another way. Calls of
-    other asyncio tasks (threads) of the handler have no order, and what such siblings are about to ask for is not skipped.
-    Raises StepOrderChanged.
+    Only what this attempt itself has recorded counts: another attempt may take another way. Raises StepOrderChanged, now and at
+    every later call.
     """
-    history = ctx._history
-    for name, error in list(history.unsaid.items()):
-        if name != checkpoint and not history.said(name):
-            await ctx._write_checkpoint(FAILED + name, codec.encode(codec.error_payload(error), what="error of a step"))
-    if not history.ahead(checkpoint):
+    history, claim = ctx._history, ctx._claim
+    if history.aside:
         return
-    if _compat.whereabouts() is not ctx._home:
-        history.relax()
-        return
-    await _compat.let_others_run()
-    if ahead := history.ahead(checkpoint):
-        raise await _order_changed(ctx, checkpoint, ahead)
-
-
-async def _order_changed(ctx: AsyncTaskContext, checkpoint: str, ahead: set[str]) -> StepOrderChanged:
-    claim = ctx._claim
     recorded = await ctx._client._session.run(procedures.task_history(claim.queue_name, claim.task_id))
-    order = [name for name in recorded.steps if name in ahead] if recorded else []
-    expected = (order or sorted(ahead))[0]
-    more = f" and {len(ahead) - 1} more" if len(ahead) > 1 else ""
-    return StepOrderChanged(
+    ahead = [] if recorded is None else judged(recorded, history.ahead())
+    if not ahead:
+        history.unordered()
+        return
+    error = StepOrderChanged(
         f'task "{claim.task_name}" asks for step "{checkpoint}", which is new, while what it did before is still ahead: '
-        f'expected "{expected}"{more}, found "{checkpoint}"'
+        f'expected {listed(ahead)}, found "{checkpoint}"'
     )
+    ctx.log.error("%s", error)
+    text = codec.encode({"expected": ahead[:10], "found": checkpoint, "message": str(error)}, what="refusal")
+    await ctx._write_checkpoint(REFUSED, text)
+    ctx._running.interrupt(error)
+    raise error
+
+
+def judged(recorded: TaskHistory, ahead: set[str]) -> list[str]:
+    """Of what lies ahead, what the task's current attempt did, in that order."""
+    if not recorded.ordered or UNORDERED in recorded.checkpoints:
+        return []
+    known = zip(recorded.steps, recorded.step_attempts, strict=True)
+    return [name for name, attempt in known if name in ahead and attempt == recorded.attempt]
+
+
+def listed(names: list[str]) -> str:
+    """The first of some steps, and how many more."""
+    return f'"{names[0]}"' + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 async def tried(ctx: AsyncTaskContext, checkpoint: str, fn: Callable[[], Any], policy: StepPolicy) -> Any:
-    """The value of a step's function, tried as often as its policy says; what it raises in the end is remembered."""
+    """The value of a step's function, tried as often as its policy says."""
     count = 0
     while True:
         count += 1
@@ -67,7 +87,6 @@ async def tried(ctx: AsyncTaskContext, checkpoint: str, fn: Callable[[], Any], p
         except Exception as error:
             pause = policy.pause(count, error)
             if pause is None:
-                ctx._history.failed(checkpoint, error)
                 raise
             ctx.log.warning('step "%s" failed, try %s of %s: %s', checkpoint, count, policy.max_attempts, error)
         while pause > 0:
@@ -83,20 +102,20 @@ async def gather(ctx: AsyncTaskContext, calls: Mapping[str, Callable[[], Any]], 
         options.whole_number(limit, "limit")
     names = {name: ctx._history.next_name(name) for name in calls}
     ctx._check()
-    values: dict[str, Any] = {}
-    missing: list[str] = []
-    for name, checkpoint in names.items():
-        done, state = ctx._history.take(checkpoint)
-        if done:
-            values[name] = state
-        else:
-            missing.append(name)
-    if missing and ctx._history.uneasy:
+    enters(ctx)
+    kept = ctx._history.take_group(names.values())
+    values = {name: kept[checkpoint] for name, checkpoint in names.items() if checkpoint in kept}
+    missing = [name for name in calls if name not in values]
+    if missing and ctx._history.ahead():
         await fresh(ctx, names[missing[0]])
 
     async def run(name: str) -> Any:
         ctx._check()
-        return await ctx._keep(names[name], await tried(ctx, names[name], calls[name], ONCE))
+        try:
+            return await ctx._keep(names[name], await tried(ctx, names[name], calls[name], ONCE))
+        except BaseException:
+            ctx._history.failed(names[name])
+            raise
 
     ended = await _compat.all_of([functools.partial(run, name) for name in missing], limit or len(missing))
     errors = [value for value in ended if isinstance(value, BaseException)]
@@ -107,25 +126,33 @@ async def gather(ctx: AsyncTaskContext, calls: Mapping[str, Callable[[], Any]], 
     return {name: values[name] for name in calls}
 
 
-async def guard(ctx: AsyncTaskContext) -> None:
-    """Before the first step that can be undone: the companion, which undoes it, is there. Compensated when it has gone to work:
-    then the effects are gone, and must not be taken for done."""
+async def intend(ctx: AsyncTaskContext, checkpoint: str, undo: str) -> None:
+    """Before a step that can be undone runs: who undoes it is recorded, and the companion that will see to it is there."""
     history, claim = ctx._history, ctx._claim
     if not ctx._task.saga:
         raise ConfigError(f'a step of task "{claim.task_name}" has undo=: register the task with saga=True')
-    if ctx._guarded:
-        return
-    ctx._check()
-    done, companion = history.take(history.next_name(COMPANION))
-    if not done:
-        chosen = {"queue": claim.queue_name, "max_attempts": UNTIL_DONE}
-        await ctx._spawn(COMPANION, registry.undo_name(claim.task_name), {"task_id": str(claim.task_id)}, chosen)
-    elif claim.attempt > 1 and await _undone(ctx, UUID(companion["task_id"])):
-        raise Compensated(f'task "{claim.task_id}" has been undone by task "{companion["task_id"]}"')
-    ctx._guarded = True
+    if not isinstance(undo, str) or not undo.strip():
+        raise InvalidOption(f"undo must be the name of a task that undoes the step, not {undo!r}")
+    if len(checkpoint.encode()) > LONGEST_UNDONE:
+        raise StepNameError(f"the name of a step with undo= is limited to {LONGEST_UNDONE} bytes: shorten it")
+    if history.kept(UNDO) is None:
+        await _accompany(ctx)
+    mark = f"{UNDO}:{checkpoint}"
+    if history.kept(mark) is None:
+        told = {"step": checkpoint, "task": undo, "number": history.marks(f"{UNDO}:") + 1}
+        await ctx._write_checkpoint(mark, codec.encode(told, what="undo"))
+        history.keep(mark, told)
 
 
-async def _undone(ctx: AsyncTaskContext, companion: UUID) -> bool:
-    """Whether the companion has seen the task end: it is woken in the same transaction, so it cannot miss that."""
-    recorded = await ctx._client._session.run(procedures.task_history(ctx.queue_name, companion))
-    return recorded is None or PARENT in recorded.checkpoints
+async def _accompany(ctx: AsyncTaskContext) -> None:
+    """Spawn the companion and keep that it is there, in one transaction."""
+    claim = ctx._claim
+    async with ctx._transaction(UNDO) as tx:
+        spawned = await tx.spawn(
+            registry.undo_name(claim.task_name),
+            {"task_id": str(claim.task_id)},
+            queue=claim.queue_name,
+            max_attempts=UNTIL_DONE,
+            headers=ctx.headers or None,
+        )
+        tx.result = {"task_id": spawned["task_id"]}

@@ -13,10 +13,14 @@ from absurd.errors import (
     NotSerializable,
     RetryAfter,
     Snooze,
+    StepOrderChanged,
     SuspendTask,
     ValidationFailed,
     ValueTooLarge,
 )
+
+#: Seconds until a task is tried again whose record the code at hand does not fit.
+UNFIT_PAUSE = 60.0
 
 
 class Outcome(NamedTuple):
@@ -59,6 +63,8 @@ def raised(error: BaseException) -> Outcome:
         return Outcome("released")
     if isinstance(error, Snooze):
         return Outcome("snoozed", delay=error.delay)
+    if isinstance(error, StepOrderChanged):
+        return Outcome("snoozed", delay=UNFIT_PAUSE)
     if isinstance(error, CancelledTask):
         return Outcome("cancelled")
     if isinstance(error, (FailedTask, LeaseLostSignal)):

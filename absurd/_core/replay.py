@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from absurd.errors import StepError, StepNameError
 
 MAX_NAME_BYTES = 1024
-#: Before the name of a step that failed while its handler went on: the next execution may take another way from there.
-FAILED = "$failed:"
+#: Checkpoints that are no steps: "the steps of this task have no order", "this code did not fit", and how to undo a step.
+UNORDERED = "$unordered"
+REFUSED = "$refused"
+UNDO = "$undo"
 
 
 class History:
@@ -19,25 +21,24 @@ class History:
     The n-th use of a name is `name#n`. A name that is taken already (somebody called a step "a#2") counts on until a
     free one is found, so two calls never share a checkpoint; the rule is a function of the order of calls alone.
 
-    What is recorded lies ahead until it is asked for. New work while something lies ahead means that the code has changed, or
-    does not depend on its steps alone: `ahead` says so. `strict=False` never does.
+    What is recorded lies ahead until it is asked for. New work while something lies ahead may mean that the code has changed.
+    It need not where the record does not tell all: a step that failed while its handler went on, steps inside steps, calls
+    from several tasks or threads. The first such thing makes the task `unordered`, for good.
     """
 
-    __slots__ = ("_counts", "_failed", "_pending", "_states", "_strict", "_timeouts", "_used", "unsaid")
+    __slots__ = ("_counts", "_open", "_pending", "_states", "_strict", "_timeouts", "_used", "aside")
 
     def __init__(self, states: dict[str, Any] | None, timeouts: Iterable[str] | None, *, strict: bool = True) -> None:
         self._states = states or {}
         self._timeouts = set(timeouts or ())
-        self._pending = set(self._states) | self._timeouts
-        self._failed: set[str] = set()
-        for name in [name for name in self._states if name.startswith(FAILED)]:
-            self._failed.add(name.removeprefix(FAILED))
-            self._pending.discard(name)
-        self._strict = strict
+        self._pending = {name for name in self._states if not _is_mark(name)} | self._timeouts
+        self._strict = strict and UNORDERED not in self._states
         self._counts: dict[str, int] = {}
         self._used: set[str] = set()
-        #: steps that failed in this execution, with their errors, until that is recorded
-        self.unsaid: dict[str, BaseException] = {}
+        #: what has been asked for and neither kept nor given up in a way that is recorded
+        self._open: set[str] = set()
+        #: a call came from another task or thread than the handler's
+        self.aside = False
 
     def next_name(self, name: str) -> str:
         """The checkpoint name of the next call that uses `name`; StepNameError for a name that cannot be one."""
@@ -62,10 +63,15 @@ class History:
         """(True, stored value) when the checkpoint is there."""
         self._pending.discard(name)
         if name in self._states:
-            if name in self._failed:  # what came after its failure need not come after its success
-                self._strict = False
             return True, self._states[name]
+        self._open.add(name)
         return False, None
+
+    def take_group(self, names: Iterable[str]) -> dict[str, Any]:
+        """The stored values of calls that are made side by side on purpose: they do not disturb each other's order."""
+        wanted = list(names)
+        self._pending.difference_update(wanted)
+        return {name: self._states[name] for name in wanted if name in self._states}
 
     def timed_out(self, name: str) -> bool:
         """Whether the wait of this name ran out in this or an earlier attempt."""
@@ -74,41 +80,45 @@ class History:
     def keep(self, name: str, state: Any) -> None:
         """Remember what has just been committed."""
         self._states[name] = state
-        self.unsaid.pop(name, None)
-        if name in self._failed:
-            self._strict = False
+        self._open.discard(name)
 
-    def failed(self, name: str, error: BaseException) -> None:
-        """A step failed. If its handler goes on, that must be recorded before anything else is."""
-        self.unsaid[name] = error
+    def time_out(self, name: str) -> None:
+        """Remember that a wait has just run out."""
+        self._timeouts.add(name)
+        self._open.discard(name)
 
-    def said(self, name: str) -> bool:
-        """The failure of a step is being recorded; whether it was before."""
-        self.unsaid.pop(name, None)
-        before = name in self._failed
-        self._failed.add(name)
-        return before
+    def failed(self, name: str) -> None:
+        """A call of a group failed: from here on it counts like any other."""
+        self._open.add(name)
 
-    def ahead(self, name: str) -> set[str]:
-        """What is recorded and has not been asked for, if `name`, which is new, should not come before it."""
-        return self._pending if self._strict and name not in self._failed else set()
+    def kept(self, name: str) -> Any:
+        """The stored value of a checkpoint that is no step; None without one."""
+        return self._states.get(name)
 
-    def relax(self) -> None:
-        """From here on the order of calls says nothing: several tasks or threads make them."""
+    def marks(self, prefix: str) -> int:
+        """How many checkpoints that are no steps begin so."""
+        return sum(name.startswith(prefix) for name in self._states)
+
+    def loses_order(self, name: str) -> bool:
+        """Whether the commit of `name` leaves a record that does not tell the way to it: to be marked first."""
+        return self._strict and (self.aside or bool(self._open - {name}))
+
+    def unordered(self) -> None:
+        """The order of calls says nothing from here on."""
         self._strict = False
 
-    @property
-    def uneasy(self) -> bool:
-        """Whether something new has to be looked at before it is done."""
-        return bool(self._pending or self.unsaid)
-
-    def undoable(self, name: str, undo: Callable[[Any], Any], value: Any) -> None:
-        """A step can be undone: of interest only to who rehearses."""
+    def ahead(self) -> set[str]:
+        """What is recorded and has not been asked for; nothing where that does not matter."""
+        return self._pending if self._strict else set()
 
     @property
     def replaying(self) -> bool:
         """Whether some of what earlier executions committed still lies ahead."""
         return bool(self._pending)
+
+
+def _is_mark(name: str) -> bool:
+    return name in (UNORDERED, REFUSED, UNDO) or name.startswith(f"{UNDO}:")
 
 
 def kept_moment(state: Any, checkpoint: str) -> datetime:

@@ -244,7 +244,8 @@ def task_history(queue: str, task_id: uuid.UUID) -> Call[TaskHistory | None]:
 
     return Call(
         "select task_id, task_name, state, attempt, params, headers, retry_strategy, max_attempts, enqueue_at, claimed_at,"
-        " coalesce(checkpoints, '{}'), coalesce(steps, '{}'), coalesce(timeouts, '{}'), waits_at"
+        " coalesce(checkpoints, '{}'), coalesce(steps, '{}'), coalesce(step_attempts, '{}'),"
+        " coalesce(timeouts, '{}'), waits_at, ordered"
         " from absurd.task_history(%s, %s)",
         (queue, task_id),
         read,

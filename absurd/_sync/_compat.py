@@ -56,10 +56,6 @@ def whereabouts() -> Any:
     return threading.current_thread()
 
 
-def let_others_run() -> None:
-    """Nothing: threads run anyway."""
-
-
 def check_timeout(seconds: float | None) -> None:
     """InvalidOption for a timeout: a thread cannot be stopped."""
     if seconds is not None:

@@ -18,7 +18,6 @@ from absurd._sync import _compat, rehearsal
 from absurd._sync import saga as sagas
 from absurd._sync.batchwork import work_claimed
 from absurd._sync.bulk import Bulk, Chunk
-from absurd._sync.context import TaskContext
 from absurd._sync.session import POOL_SIZE, Session, mint_task_ids
 from absurd._sync.watch import Watcher
 from absurd._sync.worker import DRAIN_SECONDS, Worker
@@ -145,14 +144,11 @@ class Absurd:
         are held against at spawn and at claim; the annotation of the handler's first parameter serves as `params` when it
         is a model, dataclass or TypedDict.
 
-        `saga=True`: steps may have `undo=`; a task `$undo:NAME`, registered along, runs these when a task fails for good or is
+        `saga=True`: steps may have `undo=`; a task `$undo:NAME`, registered along, sees to it when a task fails for good or is
         cancelled. `strict_replay=False`: new steps may come before recorded ones (otherwise StepOrderChanged).
         """
         if queue is not None:
             options.queue_name(queue)
-
-        def undo(task: Any, ctx: TaskContext) -> Any:
-            return sagas.undo(self, task, ctx)
 
         def register(handler: Handler) -> Handler:
             _compat.check_handler(name, handler)
@@ -169,7 +165,7 @@ class Absurd:
                 strict_replay=strict_replay,
             )
             if saga:
-                self._registry.add(undo_name(name), undo, queue=queue, default_retry_strategy=sagas.RETRIES)
+                self._registry.add(undo_name(name), sagas.undo, queue=queue, default_retry_strategy=sagas.RETRIES)
             return handler
 
         return register

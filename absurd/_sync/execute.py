@@ -10,7 +10,7 @@ from absurd._core.outcome import Outcome, Released
 from absurd._core.registry import RegisteredTask
 from absurd._db.procedures import Claim
 from absurd._sync import _compat, context
-from absurd.errors import ConfigError, ValueTooLarge
+from absurd.errors import ConfigError, StepOrderChanged, ValueTooLarge
 from absurd.telemetry import RunFields, current_run, logger
 
 if TYPE_CHECKING:
@@ -48,9 +48,11 @@ def _handle(
     context.current.set(ctx)
     current_run.set(RunFields(claim.task_name, claim.task_id, ctx.run_id, claim.attempt))
     try:
-        ended = outcome.completed(task.check_result(_call(client, task, claim, ctx)))
+        ended = outcome.completed(task.check_result(call(client, task, claim, ctx)))
     except BaseException as error:
         # a cancellation is ours when there is a reason for it, and the handler's own failure otherwise
+        if running.reason is not None and isinstance(running.reason, StepOrderChanged):
+            return outcome.raised(running.reason)  # whatever the handler made of it
         if isinstance(error, _compat.Cancelled) and running.reason is not None:
             return outcome.raised(running.reason)
         return outcome.raised(error)
@@ -59,7 +61,8 @@ def _handle(
     return ended
 
 
-def _call(client: Absurd, task: RegisteredTask, claim: Claim, ctx: context.TaskContext) -> Any:
+def call(client: Absurd, task: RegisteredTask, claim: Claim, ctx: context.TaskContext) -> Any:
+    """The handler, inside the client's hook."""
     params = task.check_params(claim.params)
     wrap = client._hooks.get("wrap_task_execution")
     if wrap is None:

@@ -34,7 +34,12 @@ _PAGE = 500
 @click.command("replay-check", cls=Command)
 @click.argument("app", metavar="MODULE:APP")
 @click.option(
-    "-q", "--queue", "queue_names", multiple=True, metavar="NAME", help="May be repeated. Default: the app's own."
+    "-q",
+    "--queue",
+    "queue_names",
+    multiple=True,
+    metavar="NAME",
+    help="May be repeated. Default: every queue the app has tasks for.",
 )
 @click.option("-n", "--name", metavar="NAME", help="Tasks of this name, or of a prefix: order.*")
 @click.option(
@@ -79,7 +84,7 @@ def replay_check(
     if source is not None:
         histories = _kept(source)
     else:
-        histories = list(_recorded(client, queue_names or (client.queue_name,), name, limit))
+        histories = list(_recorded(client, queue_names or client._registry.queues(), name, limit))
     if save is not None:
         _keep(save, histories)
         output.note(f"Kept {len(histories)} histories in {save}")
@@ -103,12 +108,16 @@ def _recorded(client: Any, queue_names: tuple[str, ...], name: str | None, limit
                 page = queries.run(conn, tasks.find(which))
                 for task in page.items:
                     history = asking.fetch_history(task.task_id, queue)
-                    if history is not None and (history.steps or history.timeouts or history.waits_at):
+                    if history is not None and not history.task_name.startswith("$undo:") and _begun(history):
                         left -= 1
                         yield history
                 after = page.next
                 if after is None:
                     break
+
+
+def _begun(history: TaskHistory) -> bool:
+    return bool(history.steps or history.timeouts or history.waits_at)
 
 
 def _steps_of_work(length: int) -> contextlib.AbstractContextManager[Any]:

@@ -132,6 +132,11 @@ begin
       'max_attempts', coalesce(v_limit, v_task.max_attempts), 'priority', v_task.priority, 'task_id', p_options->'task_id'));
     return;
   end if;
+  if exists (select from absurd.checkpoints c
+              where c.queue_id = v_queue_id and c.task_id = p_task_id and c.name = '$undo') then
+    raise exception 'Task "%" in queue "%" is undone, or being undone: its steps must not be taken for done', p_task_id, p_queue_name
+      using hint = 'Retry it with spawn_new.';
+  end if;
 
   v_limit := coalesce(v_limit, least(coalesce(v_task.max_attempts, v_end.attempt)::bigint + 1, 2147483647)::integer);
   if v_limit <= v_end.attempt then

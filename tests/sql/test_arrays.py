@@ -517,7 +517,8 @@ def test_what_a_task_has_recorded_can_be_read_in_any_state_in_the_order_of_its_c
     (row,) = q.call("task_history", run["task_id"])
     assert (row["task_name"], row["params"], row["state"], row["attempt"]) == ("greet", {"n": 1}, "sleeping", 1)
     assert (row["checkpoints"], row["timeouts"], row["queue_id"]) == ({"zebra": "ZEBRA", "ape": "APE"}, None, q.id)
-    assert (row["steps"], row["waits_at"]) == (["zebra", "ape"], "wait")
+    assert (row["steps"], row["step_attempts"], row["waits_at"]) == (["zebra", "ape"], [1, 1], "wait")
+    assert row["ordered"] is True
 
     q.emit("go", 7)
     q.cancel(run["task_id"])

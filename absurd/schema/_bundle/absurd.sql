@@ -1992,6 +1992,11 @@ begin
       'max_attempts', coalesce(v_limit, v_task.max_attempts), 'priority', v_task.priority, 'task_id', p_options->'task_id'));
     return;
   end if;
+  if exists (select from absurd.checkpoints c
+              where c.queue_id = v_queue_id and c.task_id = p_task_id and c.name = '$undo') then
+    raise exception 'Task "%" in queue "%" is undone, or being undone: its steps must not be taken for done', p_task_id, p_queue_name
+      using hint = 'Retry it with spawn_new.';
+  end if;
 
   v_limit := coalesce(v_limit, least(coalesce(v_task.max_attempts, v_end.attempt)::bigint + 1, 2147483647)::integer);
   if v_limit <= v_end.attempt then
@@ -3653,11 +3658,12 @@ $$;
 -- What a task has recorded, for whoever goes through it again without doing it again. Reads only.
 
 -- Purpose: a task in any state, as claim_tasks describes one, with its state, the names of its checkpoints in the order they were
--- committed, and the step it waits at. No row for an unknown task.
+-- committed, the attempt that wrote each, the step it waits at, and whether it began under a release whose clients mark what has
+-- no order. No row for an unknown task.
 create or replace function absurd.task_history(p_queue_name text, p_task_id uuid)
   returns table (task_id uuid, attempt integer, claim_no integer, task_name text, params jsonb, headers jsonb,
                  retry_strategy jsonb, max_attempts integer, enqueue_at timestamptz, claimed_at timestamptz, wake_event text,
-                 checkpoints jsonb, timeouts text[], queue_id integer, state text, steps text[], waits_at text)
+                 checkpoints jsonb, timeouts text[], queue_id integer, state text, steps text[], step_attempts integer[], waits_at text, ordered boolean)
   language plpgsql stable security definer
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -3668,13 +3674,15 @@ declare
 begin
   return query
     select t.task_id, t.attempt, 0, t.task_name, t.params, t.headers, t.retry_strategy, t.max_attempts, t.enqueue_at,
-           absurd.current_time(), t.wake_event, k.states, k.timeouts, v_queue_id, t.state, k.steps,
-           (select w.step_name from absurd.waits w where w.queue_id = v_queue_id and w.task_id = p_task_id limit 1)
+           absurd.current_time(), t.wake_event, k.states, k.timeouts, v_queue_id, t.state, k.steps, k.attempts,
+           (select w.step_name from absurd.waits w where w.queue_id = v_queue_id and w.task_id = p_task_id limit 1),
+           not exists (select from absurd.migrations m where m.number = 3 and m.applied_at > t.enqueue_at)
       from absurd.all_tasks t
      cross join lateral (
        select jsonb_object_agg(x.name, x.state) filter (where x.outcome is null) as states,
               array_agg(x.name) filter (where x.outcome is not null) as timeouts,
-              array_agg(x.name order by x.updated_at, x.name) filter (where x.outcome is null) as steps
+              array_agg(x.name order by x.updated_at, x.name) filter (where x.outcome is null) as steps,
+              array_agg(x.attempt order by x.updated_at, x.name) filter (where x.outcome is null) as attempts
          from absurd.checkpoints x
         where x.queue_id = v_queue_id and x.task_id = p_task_id and x.status = 'committed') k
      where t.queue_id = v_queue_id and t.task_id = p_task_id;

@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 
-from absurd import AsyncAbsurd, ConfigError, NonRetryableError
+from absurd import AsyncAbsurd, ConfigError, InvalidOption, NonRetryableError, RetryRefused, StepNameError
 from tests.fixtures.postgres import Connection
 from tests.sdk._async.conftest import Driver
 from tests.sdk.conftest import Rows
 
+NOW = {"kind": "none"}
 
-def book(app: AsyncAbsurd, done: list[str], errors: list[Exception], **options: Any) -> None:
-    """A trip: flight, hotel, an approval, a payment that raises what `errors` holds, one a call."""
 
-    @app.register_task("trip", saga=True, default_retry_strategy={"kind": "none"}, **options)
+def book(app: AsyncAbsurd, done: list[Any], errors: list[Exception], **options: Any) -> None:
+    """A trip: flight, hotel, an approval, a payment that raises what `errors` holds, one a call; and what undoes them."""
+
+    @app.register_task("trip", saga=True, default_retry_strategy=NOW, **options)
     async def trip(params: Any, ctx: Any) -> str:
         def pay() -> str:
             if errors:
@@ -23,173 +25,201 @@ def book(app: AsyncAbsurd, done: list[str], errors: list[Exception], **options: 
             done.append("pay")
             return "paid"
 
-        flight = await ctx.step(
-            "flight", lambda: done.append("flight") or "F1", undo=lambda n: done.append(f"undo {n}")
-        )
-        nights = 2
-        await ctx.step(
-            "hotel",
-            lambda: done.append("hotel") or {"id": "H7"},
-            undo=lambda h: done.append(f"undo {h['id']}x{nights}"),
-        )
+        flight = await ctx.step("flight", lambda: done.append("flight") or "F1", undo="cancel-flight")
+        await ctx.step("hotel", lambda: done.append("hotel") or {"id": "H7"}, undo="cancel-hotel")
         if params.get("approval"):
             await ctx.await_event("approved")
-        await ctx.step("pay", pay, undo=lambda _: done.append("undo pay"))
+        await ctx.step("pay", pay, undo="refund")
         return f"{flight}: booked"
 
+    for name in ("cancel-flight", "cancel-hotel", "refund"):
 
-async def companion(app: AsyncAbsurd, conn: Connection, drive: Driver) -> Any:
+        @app.register_task(name, default_retry_strategy=NOW)
+        async def undo(params: Any, ctx: Any) -> None:
+            done.append((ctx.task_name, params["value"], params["kept"]))
+
+
+async def companion(conn: Connection, drive: Driver) -> Any:
     """How the one companion there is ended."""
     ((task_id,),) = conn.execute("select task_id from absurd.tasks where task_name = '$undo:trip'").fetchall()
-    snapshot = await drive.end({"task_id": task_id})
-    assert snapshot.state == "completed", snapshot.failure
-    return snapshot.result
+    return await drive.end({"task_id": task_id})
 
 
 async def test_a_task_that_completes_undoes_nothing(app: AsyncAbsurd, conn: Connection, drive: Driver) -> None:
-    done: list[str] = []
+    done: list[Any] = []
     book(app, done, [])
     assert await drive.result(await app.spawn("trip", {})) == "F1: booked"
-    assert await companion(app, conn, drive) == {"task": "completed", "undone": []}
+    assert (await companion(conn, drive)).result == {"task": "completed", "undone": []}
     assert done == ["flight", "hotel", "pay"]
 
 
 async def test_a_task_that_fails_for_good_is_undone_in_reverse(
     app: AsyncAbsurd, conn: Connection, drive: Driver
 ) -> None:
-    done: list[str] = []
+    """The step that was begun and not kept, too: nobody knows whether it took effect."""
+    done: list[Any] = []
     book(app, done, [OSError("card"), OSError("card")], default_max_attempts=2)
-    await drive.failure(await app.spawn("trip", {}))
-    assert await companion(app, conn, drive) == {"task": "failed", "undone": ["hotel", "flight"]}
-    assert done == ["flight", "hotel", "undo H7x2", "undo F1"]
+    await drive.failure(await app.spawn("trip", {"guest": "Ada"}))
+    assert (await companion(conn, drive)).result == {"task": "failed", "undone": ["pay", "hotel", "flight"]}
+    undone = [("refund", None, False), ("cancel-hotel", {"id": "H7"}, True), ("cancel-flight", "F1", True)]
+    assert done == ["flight", "hotel", *undone]
 
 
 async def test_a_task_that_is_to_be_tried_again_is_not_undone(
     app: AsyncAbsurd, conn: Connection, drive: Driver
 ) -> None:
-    done: list[str] = []
+    done: list[Any] = []
     book(app, done, [OSError("card")], default_max_attempts=2)
     assert await drive.result(await app.spawn("trip", {})) == "F1: booked"
-    assert await companion(app, conn, drive) == {"task": "completed", "undone": []}
+    assert (await companion(conn, drive)).result == {"task": "completed", "undone": []}
 
 
 async def test_a_task_that_is_cancelled_while_it_waits_is_undone(
     app: AsyncAbsurd, conn: Connection, drive: Driver
 ) -> None:
-    done: list[str] = []
+    done: list[Any] = []
     book(app, done, [])
     spawned = await app.spawn("trip", {"approval": True})
     await drive.rest(spawned)
     await app.cancel_task(spawned["task_id"])
-    assert await companion(app, conn, drive) == {"task": "cancelled", "undone": ["hotel", "flight"]}
-    assert done == ["flight", "hotel", "undo H7x2", "undo F1"]
+    assert (await companion(conn, drive)).result == {"task": "cancelled", "undone": ["hotel", "flight"]}
 
 
-async def test_a_compensation_that_fails_is_tried_until_it_works(
+async def test_a_task_whose_lease_ran_out_for_the_last_time_is_undone(
     app: AsyncAbsurd, conn: Connection, drive: Driver
 ) -> None:
-    tries: list[str] = []
+    done: list[Any] = []
+    book(app, done, [], default_max_attempts=1)
+    spawned = await app.spawn("trip", {"approval": True})
+    await drive.rest(spawned)
+    conn.execute("select absurd.emit_event('main', 'approved', 'null')")
+    run = conn.execute("select run_id from absurd.r_main where task_id = %s", (spawned["task_id"],)).fetchone()
+    conn.execute(
+        "update absurd.live set state = 'r', claimed_by = 'dead', claim_no = claim_no + 1, due_at = absurd.current_time(),"
+        " lease_until = absurd.current_time() - interval '1 s', started_at = absurd.current_time() where task_id = %s",
+        (spawned["task_id"],),
+    )
+    assert run is not None
+    assert (await drive.failure(spawned))["name"] == "$ClaimTimeout"
+    assert (await companion(conn, drive)).result["undone"] == ["hotel", "flight"]
 
-    @app.register_task("trip", saga=True)
-    async def trip(params: Any, ctx: Any) -> None:
-        def undo(value: Any) -> None:
-            tries.append(value)
-            if len(tries) < 8:
-                raise OSError("the airline does not answer")
 
-        await ctx.step("flight", lambda: "F1", undo=undo)
-        raise NonRetryableError("no seats")
+async def test_the_undo_gets_what_the_task_was_asked_for(app: AsyncAbsurd, conn: Connection, drive: Driver) -> None:
+    given: list[Any] = []
+    book(app, [], [NonRetryableError("card")])
 
-    app._registry.get("$undo:trip").default_retry_strategy.update(kind="none")  # type: ignore[union-attr]
+    @app.register_task("refund")
+    async def refund(params: Any, ctx: Any) -> None:
+        given.append((params, ctx.headers))
+
+    spawned = await app.spawn("trip", {"guest": "Ada"}, headers={"tenant": "t1"})
+    await drive.failure(spawned)
+    await companion(conn, drive)
+    ((params, headers),) = given
+    assert headers == {"tenant": "t1"}
+    assert params == {
+        "step": "pay",
+        "task": "refund",
+        "kept": False,
+        "value": None,
+        "task_id": str(spawned["task_id"]),
+        "task_name": "trip",
+        "params": {"guest": "Ada"},
+    }
+
+
+async def test_an_undo_that_fails_is_tried_until_it_works(app: AsyncAbsurd, conn: Connection, drive: Driver) -> None:
+    tries: list[int] = []
+    book(app, [], [NonRetryableError("card")])
+
+    @app.register_task("cancel-hotel", default_retry_strategy=NOW)
+    async def cancel_hotel(params: Any, ctx: Any) -> None:
+        tries.append(ctx.attempt)
+        if len(tries) < 8:
+            raise OSError("the hotel does not answer")
+
     await drive.failure(await app.spawn("trip", {}))
-    assert await companion(app, conn, drive) == {"task": "failed", "undone": ["flight"]}
-    assert tries == ["F1"] * 8
+    assert (await companion(conn, drive)).result["undone"] == ["pay", "hotel", "flight"]
+    assert tries == list(range(1, 9))
 
 
-async def test_a_step_that_was_undone_is_not_undone_twice(app: AsyncAbsurd, conn: Connection, drive: Driver) -> None:
-    undone: list[str] = []
+async def test_an_undo_that_fails_for_good_stops_no_other(app: AsyncAbsurd, conn: Connection, drive: Driver) -> None:
+    done: list[Any] = []
+    book(app, done, [NonRetryableError("card")])
 
-    @app.register_task("trip", saga=True)
-    async def trip(params: Any, ctx: Any) -> None:
-        def cancel_flight(value: Any) -> None:
-            undone.append("flight")
-            if undone.count("flight") == 1:
-                raise OSError("once more")
+    @app.register_task("cancel-hotel")
+    async def cancel_hotel(params: Any, ctx: Any) -> None:
+        raise NonRetryableError("the hotel has closed")
 
-        await ctx.step("flight", lambda: "F1", undo=cancel_flight)
-        await ctx.step("hotel", lambda: "H7", undo=lambda _: undone.append("hotel"))
-        raise NonRetryableError("no money")
-
-    app._registry.get("$undo:trip").default_retry_strategy.update(kind="none")  # type: ignore[union-attr]
     await drive.failure(await app.spawn("trip", {}))
-    await companion(app, conn, drive)
-    assert undone == ["hotel", "flight", "flight"]
+    ended = await companion(conn, drive)
+    assert (ended.state, ended.failure["message"]) == ("failed", "not undone: hotel; undone: pay, flight")
+    assert done[-1] == ("cancel-flight", "F1", True)
 
 
-async def test_a_retry_of_an_undone_task_is_refused(app: AsyncAbsurd, conn: Connection, drive: Driver) -> None:
-    done: list[str] = []
+async def test_a_retry_in_place_of_an_undone_task_is_refused(app: AsyncAbsurd, conn: Connection, drive: Driver) -> None:
+    done: list[Any] = []
     book(app, done, [NonRetryableError("card")])
     spawned = await app.spawn("trip", {})
     await drive.failure(spawned)
-    await companion(app, conn, drive)
-    await app.retry_task(spawned["task_id"], max_attempts=9)
-    failure = await drive.failure(spawned)
-    assert failure["name"] == "Compensated"
-    assert "spawn a new task" in failure["message"]
-    assert "pay" not in done
+    with pytest.raises(RetryRefused, match="undone"):
+        await app.retry_task(spawned["task_id"], max_attempts=9)
+    copy = await app.retry_task(spawned["task_id"], spawn_new=True)
+    assert await drive.result(copy) == "F1: booked"
 
 
-async def test_a_caught_failure_on_the_way_hides_no_compensation(
+async def test_a_task_that_was_deleted_before_it_was_undone_is_no_success(
     app: AsyncAbsurd, conn: Connection, drive: Driver
 ) -> None:
-    """The steps after it are found by failing there again, with an error of the same class."""
-    undone: list[str] = []
+    """The companion's own record of what there is to undo outlives the task's."""
+    book(app, [], [NonRetryableError("card")])
+    spawned = await app.spawn("trip", {})
+    await drive.failure(spawned)
+    ended = await companion(conn, drive)
+    conn.execute("delete from absurd.checkpoints where task_id = %s", (spawned["task_id"],))
+    assert ended.result["undone"] == ["pay", "hotel", "flight"]
 
-    @app.register_task("trip", saga=True)
-    async def trip(params: Any, ctx: Any) -> None:
-        def train() -> None:
-            raise OSError("on strike")
 
-        try:
-            await ctx.step("train", train)
-        except OSError:
-            await ctx.step("bus", lambda: "B1", undo=undone.append)
-        raise NonRetryableError("no money")
+async def test_an_undo_in_another_queue_is_waited_for(app: AsyncAbsurd, conn: Connection, drive: Driver) -> None:
+    done: list[Any] = []
+    book(app, done, [NonRetryableError("card")])
+    await app.create_queue("money")
+
+    @app.register_task("refund", queue="money")
+    async def refund(params: Any, ctx: Any) -> None:
+        done.append("refunded elsewhere")
 
     await drive.failure(await app.spawn("trip", {}))
-    assert await companion(app, conn, drive) == {"task": "failed", "undone": ["bus"]}
-    assert undone == ["B1"]
+    other = AsyncAbsurd(app._session.conninfo(), "money")
+    other._registry = app._registry
+    while "refunded elsewhere" not in done:
+        await app.work_batch("batch", 60)
+        await other.work_batch("elsewhere", 60)
+    await other.close()
+    assert (await companion(conn, drive)).result["undone"] == ["pay", "hotel", "flight"]
 
 
-async def test_code_that_cannot_find_the_way_back_says_so_and_waits(
-    app: AsyncAbsurd, conn: Connection, drive: Driver
+@pytest.mark.parametrize(
+    ("options", "undo", "name", "error"),
+    [
+        ({}, "cancel", "flight", ConfigError),
+        ({"saga": True}, lambda value: None, "flight", InvalidOption),
+        ({"saga": True}, "cancel", "f" * 1001, StepNameError),
+    ],
+    ids=["no saga", "a function", "a long name"],
+)
+async def test_what_cannot_be_undone_is_refused_before_it_is_done(
+    app: AsyncAbsurd, drive: Driver, options: Any, undo: Any, name: str, error: type[Exception]
 ) -> None:
-    done: list[str] = []
-    book(app, done, [])
-    spawned = await app.spawn("trip", {"approval": True})
-    await drive.rest(spawned)
-    (recorded,) = conn.execute("select count(*) from absurd.checkpoints where task_id = %s", (spawned["task_id"],))
-    assert recorded == (3,), "the companion, the flight and the hotel"
+    ran: list[str] = []
 
-    @app.register_task("trip", saga=True)
-    async def trip(params: Any, ctx: Any) -> None:
-        await ctx.step("boat", lambda: 1, undo=lambda _: None)
-
-    app._registry.get("$undo:trip").default_retry_strategy.update(kind="none")  # type: ignore[union-attr]
-    ((task_id,),) = conn.execute("select task_id from absurd.tasks where task_name = '$undo:trip'").fetchall()
-    await app.cancel_task(spawned["task_id"])
-    await drive.once({"task_id": task_id}, "failed")
-    book(app, done, [])
-    assert await companion(app, conn, drive) == {"task": "cancelled", "undone": ["hotel", "flight"]}
-
-
-async def test_undo_needs_a_task_that_says_so(app: AsyncAbsurd, drive: Driver) -> None:
-    @app.register_task("plain", default_max_attempts=1)
+    @app.register_task("plain", default_max_attempts=1, **options)
     async def plain(params: Any, ctx: Any) -> None:
-        with pytest.raises(ConfigError, match="saga=True"):
-            await ctx.step("flight", lambda: 1, undo=lambda _: None)
+        with pytest.raises(error):
+            await ctx.step(name, lambda: ran.append("ran"), undo=undo)
 
-    await drive.end(await app.spawn("plain", {}))
+    assert (await drive.end(await app.spawn("plain", {}))).state == "completed"
+    assert ran == []
 
 
 async def test_a_transactional_step_is_undone_too(
@@ -201,12 +231,14 @@ async def test_a_transactional_step_is_undone_too(
             await tx.execute("insert into ledger values ('reserved')")
             return "R1"
 
-        async def release(number: Any) -> None:
-            conn.execute("insert into ledger values (%s)", (f"released {number}",))
-
-        await ctx.run_transaction("reserve", reserve, undo=release)
+        await ctx.run_transaction("reserve", reserve, undo="release")
         raise NonRetryableError("no money")
 
+    @app.register_task("release")
+    async def release(params: Any, ctx: Any) -> None:
+        async with ctx.transaction("release") as tx:
+            await tx.execute("insert into ledger values (%s)", (f"released {params['value']}",))
+
     await drive.failure(await app.spawn("trip", {}))
-    assert await companion(app, conn, drive) == {"task": "failed", "undone": ["reserve"]}
+    assert (await companion(conn, drive)).result == {"task": "failed", "undone": ["reserve"]}
     assert rows("select entry from ledger order by entry") == ["released R1", "reserved"]

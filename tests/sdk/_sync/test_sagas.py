@@ -7,16 +7,18 @@ from typing import Any
 
 import pytest
 
-from absurd import Absurd, ConfigError, NonRetryableError
+from absurd import Absurd, ConfigError, InvalidOption, NonRetryableError, RetryRefused, StepNameError
 from tests.fixtures.postgres import Connection
 from tests.sdk._sync.conftest import Driver
 from tests.sdk.conftest import Rows
 
+NOW = {"kind": "none"}
 
-def book(app: Absurd, done: list[str], errors: list[Exception], **options: Any) -> None:
-    """A trip: flight, hotel, an approval, a payment that raises what `errors` holds, one a call."""
 
-    @app.register_task("trip", saga=True, default_retry_strategy={"kind": "none"}, **options)
+def book(app: Absurd, done: list[Any], errors: list[Exception], **options: Any) -> None:
+    """A trip: flight, hotel, an approval, a payment that raises what `errors` holds, one a call; and what undoes them."""
+
+    @app.register_task("trip", saga=True, default_retry_strategy=NOW, **options)
     def trip(params: Any, ctx: Any) -> str:
         def pay() -> str:
             if errors:
@@ -24,159 +26,193 @@ def book(app: Absurd, done: list[str], errors: list[Exception], **options: Any) 
             done.append("pay")
             return "paid"
 
-        flight = ctx.step("flight", lambda: done.append("flight") or "F1", undo=lambda n: done.append(f"undo {n}"))
-        nights = 2
-        ctx.step(
-            "hotel",
-            lambda: done.append("hotel") or {"id": "H7"},
-            undo=lambda h: done.append(f"undo {h['id']}x{nights}"),
-        )
+        flight = ctx.step("flight", lambda: done.append("flight") or "F1", undo="cancel-flight")
+        ctx.step("hotel", lambda: done.append("hotel") or {"id": "H7"}, undo="cancel-hotel")
         if params.get("approval"):
             ctx.await_event("approved")
-        ctx.step("pay", pay, undo=lambda _: done.append("undo pay"))
+        ctx.step("pay", pay, undo="refund")
         return f"{flight}: booked"
 
+    for name in ("cancel-flight", "cancel-hotel", "refund"):
 
-def companion(app: Absurd, conn: Connection, drive: Driver) -> Any:
+        @app.register_task(name, default_retry_strategy=NOW)
+        def undo(params: Any, ctx: Any) -> None:
+            done.append((ctx.task_name, params["value"], params["kept"]))
+
+
+def companion(conn: Connection, drive: Driver) -> Any:
     """How the one companion there is ended."""
     ((task_id,),) = conn.execute("select task_id from absurd.tasks where task_name = '$undo:trip'").fetchall()
-    snapshot = drive.end({"task_id": task_id})
-    assert snapshot.state == "completed", snapshot.failure
-    return snapshot.result
+    return drive.end({"task_id": task_id})
 
 
 def test_a_task_that_completes_undoes_nothing(app: Absurd, conn: Connection, drive: Driver) -> None:
-    done: list[str] = []
+    done: list[Any] = []
     book(app, done, [])
     assert drive.result(app.spawn("trip", {})) == "F1: booked"
-    assert companion(app, conn, drive) == {"task": "completed", "undone": []}
+    assert companion(conn, drive).result == {"task": "completed", "undone": []}
     assert done == ["flight", "hotel", "pay"]
 
 
 def test_a_task_that_fails_for_good_is_undone_in_reverse(app: Absurd, conn: Connection, drive: Driver) -> None:
-    done: list[str] = []
+    """The step that was begun and not kept, too: nobody knows whether it took effect."""
+    done: list[Any] = []
     book(app, done, [OSError("card"), OSError("card")], default_max_attempts=2)
-    drive.failure(app.spawn("trip", {}))
-    assert companion(app, conn, drive) == {"task": "failed", "undone": ["hotel", "flight"]}
-    assert done == ["flight", "hotel", "undo H7x2", "undo F1"]
+    drive.failure(app.spawn("trip", {"guest": "Ada"}))
+    assert companion(conn, drive).result == {"task": "failed", "undone": ["pay", "hotel", "flight"]}
+    undone = [("refund", None, False), ("cancel-hotel", {"id": "H7"}, True), ("cancel-flight", "F1", True)]
+    assert done == ["flight", "hotel", *undone]
 
 
 def test_a_task_that_is_to_be_tried_again_is_not_undone(app: Absurd, conn: Connection, drive: Driver) -> None:
-    done: list[str] = []
+    done: list[Any] = []
     book(app, done, [OSError("card")], default_max_attempts=2)
     assert drive.result(app.spawn("trip", {})) == "F1: booked"
-    assert companion(app, conn, drive) == {"task": "completed", "undone": []}
+    assert companion(conn, drive).result == {"task": "completed", "undone": []}
 
 
 def test_a_task_that_is_cancelled_while_it_waits_is_undone(app: Absurd, conn: Connection, drive: Driver) -> None:
-    done: list[str] = []
+    done: list[Any] = []
     book(app, done, [])
     spawned = app.spawn("trip", {"approval": True})
     drive.rest(spawned)
     app.cancel_task(spawned["task_id"])
-    assert companion(app, conn, drive) == {"task": "cancelled", "undone": ["hotel", "flight"]}
-    assert done == ["flight", "hotel", "undo H7x2", "undo F1"]
+    assert companion(conn, drive).result == {"task": "cancelled", "undone": ["hotel", "flight"]}
 
 
-def test_a_compensation_that_fails_is_tried_until_it_works(app: Absurd, conn: Connection, drive: Driver) -> None:
-    tries: list[str] = []
+def test_a_task_whose_lease_ran_out_for_the_last_time_is_undone(app: Absurd, conn: Connection, drive: Driver) -> None:
+    done: list[Any] = []
+    book(app, done, [], default_max_attempts=1)
+    spawned = app.spawn("trip", {"approval": True})
+    drive.rest(spawned)
+    conn.execute("select absurd.emit_event('main', 'approved', 'null')")
+    run = conn.execute("select run_id from absurd.r_main where task_id = %s", (spawned["task_id"],)).fetchone()
+    conn.execute(
+        "update absurd.live set state = 'r', claimed_by = 'dead', claim_no = claim_no + 1, due_at = absurd.current_time(),"
+        " lease_until = absurd.current_time() - interval '1 s', started_at = absurd.current_time() where task_id = %s",
+        (spawned["task_id"],),
+    )
+    assert run is not None
+    assert drive.failure(spawned)["name"] == "$ClaimTimeout"
+    assert companion(conn, drive).result["undone"] == ["hotel", "flight"]
 
-    @app.register_task("trip", saga=True)
-    def trip(params: Any, ctx: Any) -> None:
-        def undo(value: Any) -> None:
-            tries.append(value)
-            if len(tries) < 8:
-                raise OSError("the airline does not answer")
 
-        ctx.step("flight", lambda: "F1", undo=undo)
-        raise NonRetryableError("no seats")
+def test_the_undo_gets_what_the_task_was_asked_for(app: Absurd, conn: Connection, drive: Driver) -> None:
+    given: list[Any] = []
+    book(app, [], [NonRetryableError("card")])
 
-    app._registry.get("$undo:trip").default_retry_strategy.update(kind="none")  # type: ignore[union-attr]
+    @app.register_task("refund")
+    def refund(params: Any, ctx: Any) -> None:
+        given.append((params, ctx.headers))
+
+    spawned = app.spawn("trip", {"guest": "Ada"}, headers={"tenant": "t1"})
+    drive.failure(spawned)
+    companion(conn, drive)
+    ((params, headers),) = given
+    assert headers == {"tenant": "t1"}
+    assert params == {
+        "step": "pay",
+        "task": "refund",
+        "kept": False,
+        "value": None,
+        "task_id": str(spawned["task_id"]),
+        "task_name": "trip",
+        "params": {"guest": "Ada"},
+    }
+
+
+def test_an_undo_that_fails_is_tried_until_it_works(app: Absurd, conn: Connection, drive: Driver) -> None:
+    tries: list[int] = []
+    book(app, [], [NonRetryableError("card")])
+
+    @app.register_task("cancel-hotel", default_retry_strategy=NOW)
+    def cancel_hotel(params: Any, ctx: Any) -> None:
+        tries.append(ctx.attempt)
+        if len(tries) < 8:
+            raise OSError("the hotel does not answer")
+
     drive.failure(app.spawn("trip", {}))
-    assert companion(app, conn, drive) == {"task": "failed", "undone": ["flight"]}
-    assert tries == ["F1"] * 8
+    assert companion(conn, drive).result["undone"] == ["pay", "hotel", "flight"]
+    assert tries == list(range(1, 9))
 
 
-def test_a_step_that_was_undone_is_not_undone_twice(app: Absurd, conn: Connection, drive: Driver) -> None:
-    undone: list[str] = []
+def test_an_undo_that_fails_for_good_stops_no_other(app: Absurd, conn: Connection, drive: Driver) -> None:
+    done: list[Any] = []
+    book(app, done, [NonRetryableError("card")])
 
-    @app.register_task("trip", saga=True)
-    def trip(params: Any, ctx: Any) -> None:
-        def cancel_flight(value: Any) -> None:
-            undone.append("flight")
-            if undone.count("flight") == 1:
-                raise OSError("once more")
+    @app.register_task("cancel-hotel")
+    def cancel_hotel(params: Any, ctx: Any) -> None:
+        raise NonRetryableError("the hotel has closed")
 
-        ctx.step("flight", lambda: "F1", undo=cancel_flight)
-        ctx.step("hotel", lambda: "H7", undo=lambda _: undone.append("hotel"))
-        raise NonRetryableError("no money")
-
-    app._registry.get("$undo:trip").default_retry_strategy.update(kind="none")  # type: ignore[union-attr]
     drive.failure(app.spawn("trip", {}))
-    companion(app, conn, drive)
-    assert undone == ["hotel", "flight", "flight"]
+    ended = companion(conn, drive)
+    assert (ended.state, ended.failure["message"]) == ("failed", "not undone: hotel; undone: pay, flight")
+    assert done[-1] == ("cancel-flight", "F1", True)
 
 
-def test_a_retry_of_an_undone_task_is_refused(app: Absurd, conn: Connection, drive: Driver) -> None:
-    done: list[str] = []
+def test_a_retry_in_place_of_an_undone_task_is_refused(app: Absurd, conn: Connection, drive: Driver) -> None:
+    done: list[Any] = []
     book(app, done, [NonRetryableError("card")])
     spawned = app.spawn("trip", {})
     drive.failure(spawned)
-    companion(app, conn, drive)
-    app.retry_task(spawned["task_id"], max_attempts=9)
-    failure = drive.failure(spawned)
-    assert failure["name"] == "Compensated"
-    assert "spawn a new task" in failure["message"]
-    assert "pay" not in done
+    with pytest.raises(RetryRefused, match="undone"):
+        app.retry_task(spawned["task_id"], max_attempts=9)
+    copy = app.retry_task(spawned["task_id"], spawn_new=True)
+    assert drive.result(copy) == "F1: booked"
 
 
-def test_a_caught_failure_on_the_way_hides_no_compensation(app: Absurd, conn: Connection, drive: Driver) -> None:
-    """The steps after it are found by failing there again, with an error of the same class."""
-    undone: list[str] = []
+def test_a_task_that_was_deleted_before_it_was_undone_is_no_success(
+    app: Absurd, conn: Connection, drive: Driver
+) -> None:
+    """The companion's own record of what there is to undo outlives the task's."""
+    book(app, [], [NonRetryableError("card")])
+    spawned = app.spawn("trip", {})
+    drive.failure(spawned)
+    ended = companion(conn, drive)
+    conn.execute("delete from absurd.checkpoints where task_id = %s", (spawned["task_id"],))
+    assert ended.result["undone"] == ["pay", "hotel", "flight"]
 
-    @app.register_task("trip", saga=True)
-    def trip(params: Any, ctx: Any) -> None:
-        def train() -> None:
-            raise OSError("on strike")
 
-        try:
-            ctx.step("train", train)
-        except OSError:
-            ctx.step("bus", lambda: "B1", undo=undone.append)
-        raise NonRetryableError("no money")
+def test_an_undo_in_another_queue_is_waited_for(app: Absurd, conn: Connection, drive: Driver) -> None:
+    done: list[Any] = []
+    book(app, done, [NonRetryableError("card")])
+    app.create_queue("money")
+
+    @app.register_task("refund", queue="money")
+    def refund(params: Any, ctx: Any) -> None:
+        done.append("refunded elsewhere")
 
     drive.failure(app.spawn("trip", {}))
-    assert companion(app, conn, drive) == {"task": "failed", "undone": ["bus"]}
-    assert undone == ["B1"]
+    other = Absurd(app._session.conninfo(), "money")
+    other._registry = app._registry
+    while "refunded elsewhere" not in done:
+        app.work_batch("batch", 60)
+        other.work_batch("elsewhere", 60)
+    other.close()
+    assert companion(conn, drive).result["undone"] == ["pay", "hotel", "flight"]
 
 
-def test_code_that_cannot_find_the_way_back_says_so_and_waits(app: Absurd, conn: Connection, drive: Driver) -> None:
-    done: list[str] = []
-    book(app, done, [])
-    spawned = app.spawn("trip", {"approval": True})
-    drive.rest(spawned)
-    (recorded,) = conn.execute("select count(*) from absurd.checkpoints where task_id = %s", (spawned["task_id"],))
-    assert recorded == (3,), "the companion, the flight and the hotel"
+@pytest.mark.parametrize(
+    ("options", "undo", "name", "error"),
+    [
+        ({}, "cancel", "flight", ConfigError),
+        ({"saga": True}, lambda value: None, "flight", InvalidOption),
+        ({"saga": True}, "cancel", "f" * 1001, StepNameError),
+    ],
+    ids=["no saga", "a function", "a long name"],
+)
+def test_what_cannot_be_undone_is_refused_before_it_is_done(
+    app: Absurd, drive: Driver, options: Any, undo: Any, name: str, error: type[Exception]
+) -> None:
+    ran: list[str] = []
 
-    @app.register_task("trip", saga=True)
-    def trip(params: Any, ctx: Any) -> None:
-        ctx.step("boat", lambda: 1, undo=lambda _: None)
-
-    app._registry.get("$undo:trip").default_retry_strategy.update(kind="none")  # type: ignore[union-attr]
-    ((task_id,),) = conn.execute("select task_id from absurd.tasks where task_name = '$undo:trip'").fetchall()
-    app.cancel_task(spawned["task_id"])
-    drive.once({"task_id": task_id}, "failed")
-    book(app, done, [])
-    assert companion(app, conn, drive) == {"task": "cancelled", "undone": ["hotel", "flight"]}
-
-
-def test_undo_needs_a_task_that_says_so(app: Absurd, drive: Driver) -> None:
-    @app.register_task("plain", default_max_attempts=1)
+    @app.register_task("plain", default_max_attempts=1, **options)
     def plain(params: Any, ctx: Any) -> None:
-        with pytest.raises(ConfigError, match="saga=True"):
-            ctx.step("flight", lambda: 1, undo=lambda _: None)
+        with pytest.raises(error):
+            ctx.step(name, lambda: ran.append("ran"), undo=undo)
 
-    drive.end(app.spawn("plain", {}))
+    assert drive.end(app.spawn("plain", {})).state == "completed"
+    assert ran == []
 
 
 def test_a_transactional_step_is_undone_too(
@@ -188,12 +224,14 @@ def test_a_transactional_step_is_undone_too(
             tx.execute("insert into ledger values ('reserved')")
             return "R1"
 
-        def release(number: Any) -> None:
-            conn.execute("insert into ledger values (%s)", (f"released {number}",))
-
-        ctx.run_transaction("reserve", reserve, undo=release)
+        ctx.run_transaction("reserve", reserve, undo="release")
         raise NonRetryableError("no money")
 
+    @app.register_task("release")
+    def release(params: Any, ctx: Any) -> None:
+        with ctx.transaction("release") as tx:
+            tx.execute("insert into ledger values (%s)", (f"released {params['value']}",))
+
     drive.failure(app.spawn("trip", {}))
-    assert companion(app, conn, drive) == {"task": "failed", "undone": ["reserve"]}
+    assert companion(conn, drive).result == {"task": "failed", "undone": ["reserve"]}
     assert rows("select entry from ledger order by entry") == ["released R1", "reserved"]
