@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check gen compat stress chaos mutants bench-quick bench clean
+.PHONY: help setup ui-setup ui-test screenshots demo test test-all check gen compat stress chaos mutants bench-quick bench clean
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -68,6 +68,9 @@ gen: setup ## rewrite the generated files: sync SDK, SQL bundle, CLI reference
 	@$(BIN)/python tools/unasync.py
 	@$(BIN)/python tools/build_sql.py
 	@if test -e tools/cli_reference.py; then $(BIN)/python tools/cli_reference.py; fi
+
+ui-test: setup ## the pages in Chromium: the order demo by mouse and keyboard, contrast, phone width (ABSURD_CHROMIUM=/path)
+	@$(PYTEST) -m browser tests/browser $(ARGS)
 
 compat: setup ## third-party clients, unmodified, against our schema (needs node and npm)
 	@$(PYTEST) -m compat tests/compat $(ARGS)

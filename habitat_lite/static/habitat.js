@@ -159,6 +159,11 @@ document.addEventListener("click", async (event) => {
   if (row && !event.target.closest("a, button, input, summary, pre") && !String(getSelection())) location.href = row.dataset.href;
 });
 document.addEventListener("change", (event) => { if (event.target.matches("select[data-submit]")) event.target.form.requestSubmit(); });
+// an address holds only what was asked for
+document.addEventListener("formdata", (event) => {
+  if (event.target.method !== "get") return;
+  for (const [name, value] of [...event.formData]) if (!value) event.formData.delete(name);
+});
 
 tellTimes();
 setInterval(tellTimes, 1000);

@@ -106,6 +106,7 @@ async def test_whoever_acts_sees_at_once_what_came_of_it(site: Site, engine: Eng
     [
         ("/waits?queue=orders&said=kept", "/waits?queue=orders&said=emitted"),
         ("//evil.example/x", "/?said=emitted"),
+        ("///evil.example/x", "/?said=emitted"),
         ("https://evil.example/", "/?said=emitted"),
         ("/\\evil.example", "/?said=emitted"),
         ("/x\r\nset-cookie: a=b", "/x%0D%0Aset-cookie:%20a=b?said=emitted"),
