@@ -261,3 +261,23 @@ def test_a_task_with_ten_thousand_checkpoints_and_attempts_is_shown_in_parts(sto
     assert (len(view.checkpoints), view.checkpoint_count) == (50, 10_000)
     one = detail.payload("large", row[0], "checkpoint", "s77")
     assert _reads(conn, one).total <= 10, "the queues, the task, the checkpoint"
+
+
+def test_a_task_that_ended_after_thousands_of_attempts_is_read_by_its_last(stored: Stored) -> None:
+    conn = stored.old
+    conn.execute("select absurd.create_queue('stubborn')")
+    fill(conn, "stubborn", 1, "finished")
+    conn.execute(
+        "insert into absurd.attempts (queue_id, task_id, attempt, claim_no, state, task_state, finished_at, created_at)"
+        " select queue_id, task_id, x, 1, 'f', case x when 5000 then 'f'::\"char\" end, now(), now()"
+        "   from filling, generate_series(2, 5000) x"
+    )
+    conn.execute("update absurd.attempts a set state = 'f', task_state = null from filling f"
+                 " where a.task_id = f.task_id and a.attempt = 1")  # fmt: skip
+    query = _tasks(queue="stubborn", states=("failed",))
+    assert _reads(conn, query).total <= 20
+    (task,) = _answer(conn, query).items
+    assert (task.state, task.attempt) == ("failed", 5000)
+    view = detail.get(task.task_id, runs=20)
+    assert _reads(conn, view).total <= 50
+    assert _answer(conn, view).run_count == 5000
