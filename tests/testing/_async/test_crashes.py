@@ -222,9 +222,17 @@ async def test_a_saga_that_fails_takes_each_step_back_wherever_it_was_crashed(
 ) -> None:
     @app.register_task("trip", saga=True)
     async def trip(params: Any, ctx: AsyncTaskContext) -> None:
-        await ctx.step("hotel", lambda: effects.note("hotel"), undo=lambda value: effects.note("no hotel"))
-        await ctx.step("car", lambda: effects.note("car"), undo=lambda value: effects.note("no car"))
+        await ctx.step("hotel", lambda: effects.note("hotel"), undo="no hotel")
+        await ctx.step("car", lambda: effects.note("car"), undo="no car")
         raise NonRetryableError("no flight")
+
+    @app.register_task("no hotel")
+    async def no_hotel(params: Any, ctx: AsyncTaskContext) -> None:
+        effects.note("no hotel")
+
+    @app.register_task("no car")
+    async def no_car(params: Any, ctx: AsyncTaskContext) -> None:
+        effects.note("no car")
 
     report = await crash_everywhere(app, "trip", effects=effects)
     assert report.state == "failed"

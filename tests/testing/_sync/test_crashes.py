@@ -221,9 +221,17 @@ def test_what_a_dead_worker_still_writes_does_not_arrive(app: Absurd) -> None:
 def test_a_saga_that_fails_takes_each_step_back_wherever_it_was_crashed(app: Absurd, effects: Effects) -> None:
     @app.register_task("trip", saga=True)
     def trip(params: Any, ctx: TaskContext) -> None:
-        ctx.step("hotel", lambda: effects.note("hotel"), undo=lambda value: effects.note("no hotel"))
-        ctx.step("car", lambda: effects.note("car"), undo=lambda value: effects.note("no car"))
+        ctx.step("hotel", lambda: effects.note("hotel"), undo="no hotel")
+        ctx.step("car", lambda: effects.note("car"), undo="no car")
         raise NonRetryableError("no flight")
+
+    @app.register_task("no hotel")
+    def no_hotel(params: Any, ctx: TaskContext) -> None:
+        effects.note("no hotel")
+
+    @app.register_task("no car")
+    def no_car(params: Any, ctx: TaskContext) -> None:
+        effects.note("no car")
 
     report = crash_everywhere(app, "trip", effects=effects)
     assert report.state == "failed"
