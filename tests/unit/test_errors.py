@@ -27,7 +27,8 @@ CLIENT_SIDE = {
     "RetryAfter",
     "Snooze",
     "ConfigError", "SchemaError", "SchemaOutdated", "SchemaNewer", "QueueError", "TaskTerminal", "StepError",
-    "StepNameError", "StepOrderChanged", "NotSerializable", "ValueTooLarge", "ValidationFailed", "TimeoutError", "ControlFlow",
+    "StepNameError", "StepOrderChanged",
+    "NotSerializable", "ValueTooLarge", "ValidationFailed", "TimeoutError", "ControlFlow",
     "SuspendTask", "LeaseLostSignal",
 }  # fmt: skip
 
