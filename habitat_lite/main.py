@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import socket
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
 import uvicorn
+from starlette.applications import Starlette
 
 from absurd import AbsurdError, ConfigError
 from habitat_lite.app import create_app
@@ -65,7 +68,8 @@ def serve(
     allow_host: Sequence[str] = (),
     insecure: bool = False,
 ) -> None:
-    """Serve the pages until interrupted. ConfigError for an address beyond this machine without `insecure`."""
+    """Serve the pages until interrupted. ConfigError for an address beyond this machine without `insecure`, or one that is
+    taken. Port 0 is any that is free."""
     here = _is_here(host)
     if not here and not insecure:
         raise ConfigError(
@@ -77,9 +81,24 @@ def serve(
     # a page of another site could ask through a name of its own that leads here
     hosts = [*_HERE, *allow_host] if here or allow_host else ["*"]
     app = create_app(database, read_only=read_only, allowed_hosts=hosts, path_prefix=path_prefix)
+    listening = _listen(host, port)
     where = "localhost" if here else host
-    print(f"Habitat on http://{where}:{port}{path_prefix}/ (Ctrl-C to stop)", file=sys.stderr, flush=True)
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=1)
+    at = f"http://{where}:{listening.getsockname()[1]}{path_prefix}/"
+    print(f"Habitat on {at} (Ctrl-C to stop)", file=sys.stderr, flush=True)
+    _run(app, listening)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}", hint="say another --port") from None
+
+
+def _run(app: Starlette, listening: socket.socket) -> None:
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=1))
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listening])
 
 
 def _is_here(host: str) -> bool:

@@ -12,7 +12,7 @@ import click
 import psycopg
 
 from absurd import schema
-from absurd.cli import assist, dev, events, options, output, queues, replay, setup, tasks, worker
+from absurd.cli import assist, dev, events, options, output, queues, replay, setup, tasks, ui, worker
 from absurd.cli.connection import Target, scrubbed
 from absurd.errors import (
     AbsurdError,
@@ -43,6 +43,7 @@ SECTIONS: dict[str, list[click.Command]] = {
         setup.grants_command,
         setup.uninstall,
         dev.dev,
+        ui.ui,
         assist.completion,
         assist.install_skill,
     ],

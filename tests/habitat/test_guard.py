@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 from urllib.parse import quote
 from uuid import UUID
@@ -87,7 +88,8 @@ def test_the_program_answers_only_to_names_of_its_own(
 ) -> None:
     given: dict[str, object] = {}
     monkeypatch.setattr(main, "create_app", lambda url, **more: given.update(more))
-    monkeypatch.setattr(main.uvicorn, "run", lambda app, **more: given.update(more))
+    monkeypatch.setattr(main, "_listen", lambda host, port: socket.create_server(("127.0.0.1", 0)))
+    monkeypatch.setattr(main, "_run", lambda app, listening: listening.close())
     result = CliRunner().invoke(main.cli, ["run", "-d", "postgresql://x", *options])
     assert result.exit_code == 0, result.output
     assert set(given["allowed_hosts"]) == hosts  # type: ignore[call-overload]
@@ -96,7 +98,10 @@ def test_the_program_answers_only_to_names_of_its_own(
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.com"])
 def test_an_address_beyond_this_machine_is_refused_unless_asked_for(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
-    monkeypatch.setattr(main.uvicorn, "run", lambda app, **more: started.append(more["host"]))
+    monkeypatch.setattr(
+        main, "_listen", lambda host, port: started.append(host) or socket.create_server(("127.0.0.1", 0))
+    )
+    monkeypatch.setattr(main, "_run", lambda app, listening: listening.close())
     refused = CliRunner().invoke(main.cli, ["run", "-d", "postgresql://x", "--host", host])
     assert refused.exit_code == 1
     assert "this page has no login" in refused.output
