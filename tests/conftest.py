@@ -4,6 +4,7 @@ from __future__ import annotations
 
 pytest_plugins = [
     "tests.fixtures.servers",
+    "tests.fixtures.pooler",
     "tests.fixtures.postgres",
     "tests.fixtures.gates",
     "tests.fixtures.clock",

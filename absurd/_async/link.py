@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from absurd._async import _compat
-from absurd._async.session import connect, execute
+from absurd._async.session import OwnConnection, connect, execute
 from absurd._core import codec
 from absurd._db.call import Call
 from absurd.errors import ConnectionLost
@@ -49,14 +49,11 @@ class LostAgain(ConnectionLost):
 class Link:
     """One autocommit connection. `run` returns when the database has answered, however long that takes."""
 
-    #: whether a pooler stands between: then no backend is ours for long, and neither are LISTEN and prepared statements
-    pooled = False
-
     def __init__(self, conninfo: str, what: str, closed: _compat.Event) -> None:
         self._conninfo = watchful(conninfo)
         self._what = what
         self._closed = closed
-        self._conn: _compat.Connection | None = None
+        self._conn: OwnConnection | None = None
         self._up = True
         self._ended = False
         self._failures = 0
@@ -73,27 +70,23 @@ class Link:
             await self.rest(self._pause())
             try:
                 conn = await connect(self._conninfo)
-                await self._prepare(conn)
+                try:
+                    await self.prepared(conn)
+                except BaseException:
+                    await conn.close()
+                    raise
             except (ConnectionLost, psycopg.OperationalError) as error:
                 self._lost(error)
                 continue
             self._conn = conn
         return self._conn
 
-    async def _prepare(self, conn: _compat.Connection) -> None:
-        try:
-            cursor = await conn.execute("select pg_catalog.pg_backend_pid()")
-            row = await cursor.fetchone()
-            # a pooler makes up the number it greets its clients with
-            self.pooled = row is not None and row[0] != conn.info.backend_pid
-            if self.pooled:
-                conn.prepare_threshold = None
-            await self.prepared(conn)
-        except BaseException:
-            await conn.close()
-            raise
+    @property
+    def pooled(self) -> bool:
+        """Whether a pooler stands between, as of the last connection."""
+        return self._conn is not None and self._conn.pooled
 
-    async def prepared(self, conn: _compat.Connection) -> None:
+    async def prepared(self, conn: OwnConnection) -> None:
         """Called with each new connection."""
 
     async def run(
@@ -114,7 +107,7 @@ class Link:
         while True:
             conn = await self.connection()
             try:
-                answer = await execute(conn, call, prepare=False if self.pooled else prepare, loads=loads)
+                answer = await execute(conn, call, prepare=prepare, loads=loads)
             except psycopg.Error as error:
                 if not await self.broken(error):
                     raise

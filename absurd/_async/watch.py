@@ -29,6 +29,7 @@ class Watcher:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._permits = _compat.Semaphore(LISTENERS)
+        self._deaf = session.borrowed
 
     async def wait(self, queue: str, task_id: uuid.UUID, timeout: float | None, look: Look) -> TaskResultSnapshot:
         """The snapshot of the ended task; TimeoutError after `timeout` seconds.
@@ -39,9 +40,11 @@ class Watcher:
         snapshot = await look()
         if snapshot.finished:
             return snapshot
-        if not self._session.borrowed and await _compat.try_acquire(self._permits):
+        if not self._deaf and await _compat.try_acquire(self._permits):
             try:
-                return await self._listen(queue, task_id, deadline, look)
+                listened = await self._listen(queue, task_id, deadline, look)
+                if listened is not None:
+                    return listened
             except (ConnectionLost, psycopg.OperationalError) as error:
                 logger.warning("waiting for task %s: lost the connection that listens (%s); polling", task_id, error)
             except psycopg.Error as error:
@@ -63,10 +66,16 @@ class Watcher:
             await _compat.sleep(min(pause, _left(task_id, deadline)))
             pause = min(pause * 2, LONGEST_POLL)
 
-    async def _listen(self, queue: str, task_id: uuid.UUID, deadline: float | None, look: Look) -> TaskResultSnapshot:
+    async def _listen(
+        self, queue: str, task_id: uuid.UUID, deadline: float | None, look: Look
+    ) -> TaskResultSnapshot | None:
+        """The snapshot; None behind a pooler, where no notification comes through."""
         conn = await connect(self._session.conninfo())
         waker = _compat.Waker()
         try:
+            if conn.pooled:
+                self._deaf = True
+                return None
             channel = f"absurd_{uuid.uuid4().hex[:16]}"
             await conn.execute(f'listen "{channel}"')
             while True:

@@ -24,6 +24,7 @@ from absurd._db.call import Call
 from absurd._db.procedures import Claim, Claimed
 from absurd._sync import _compat
 from absurd._sync.link import Link
+from absurd._sync.session import OwnConnection
 from absurd.errors import from_sqlstate
 from absurd.telemetry import logger, signal
 
@@ -44,9 +45,10 @@ class ClaimLink(Link):
     #: whether the producer who notified us took our idle row away; a notification without a text is a duplicate
     taken = False
 
-    def prepared(self, conn: _compat.Connection) -> None:
-        conn.add_notify_handler(self._note)
-        conn.execute(f'listen "{self.channel}"')
+    def prepared(self, conn: OwnConnection) -> None:
+        if not conn.pooled:  # there the backend that listens would be anybody's
+            conn.add_notify_handler(self._note)
+            conn.execute(f'listen "{self.channel}"')
         self.fresh = True
 
     def _note(self, notification: psycopg.Notify) -> None:
@@ -154,11 +156,7 @@ class Claimer:
             if not told and (self.link.fresh or time.monotonic() - registered >= IDLE_ROW_AGE):
                 self.link.connection()
                 self.link.fresh = False
-                self.link.run(procedures.set_idle(list(self._queues.values()), self.link.channel, self._fleet()))
-                self.link.taken = False  # what was said before was said of an earlier row
-                # whoever may have looked for idle workers before that commit has a smaller transaction id than this one
-                # (a snapshot's xmax would not do: it may lie below ids that are given out and still in use)
-                horizon = self.link.run(procedures.transaction_id())
+                horizon = self._set_idle()
                 registered, settling = time.monotonic(), 0
             nothing = self._claim_all(room)
             if nothing is None:
@@ -175,8 +173,18 @@ class Claimer:
             told = self._wait(min(pause, self._due_in(nothing)))
             if self._resolve_queues():
                 registered = -IDLE_ROW_AGE
-        if not (self.link.taken and len(self._queues) == 1):
+        if not (self.link.pooled or (self.link.taken and len(self._queues) == 1)):
             self._forget()  # a row left behind would catch notifications while others are idle
+
+    def _set_idle(self) -> int:
+        """Register to be notified; a transaction id below which some may not have seen it."""
+        if self.link.pooled:  # nobody can notify us: a row would catch what others should hear
+            return 0
+        self.link.run(procedures.set_idle(list(self._queues.values()), self.link.channel, self._fleet()))
+        self.link.taken = False  # what was said before was said of an earlier row
+        # whoever may have looked for idle workers before that commit has a smaller transaction id than this one
+        # (a snapshot's xmax would not do: it may lie below ids that are given out and still in use)
+        return self.link.run(procedures.transaction_id())
 
     def _longest(self) -> float:
         """Seconds between two looks when nobody says anything; a pooler lets no notification through."""

@@ -13,7 +13,7 @@ import psycopg
 from absurd._core import codec
 from absurd._db.call import Call
 from absurd._sync import _compat
-from absurd._sync.session import connect, execute
+from absurd._sync.session import OwnConnection, connect, execute
 from absurd.errors import ConnectionLost
 from absurd.telemetry import logger, signal
 
@@ -50,14 +50,11 @@ class LostAgain(ConnectionLost):
 class Link:
     """One autocommit connection. `run` returns when the database has answered, however long that takes."""
 
-    #: whether a pooler stands between: then no backend is ours for long, and neither are LISTEN and prepared statements
-    pooled = False
-
     def __init__(self, conninfo: str, what: str, closed: _compat.Event) -> None:
         self._conninfo = watchful(conninfo)
         self._what = what
         self._closed = closed
-        self._conn: _compat.Connection | None = None
+        self._conn: OwnConnection | None = None
         self._up = True
         self._ended = False
         self._failures = 0
@@ -74,27 +71,23 @@ class Link:
             self.rest(self._pause())
             try:
                 conn = connect(self._conninfo)
-                self._prepare(conn)
+                try:
+                    self.prepared(conn)
+                except BaseException:
+                    conn.close()
+                    raise
             except (ConnectionLost, psycopg.OperationalError) as error:
                 self._lost(error)
                 continue
             self._conn = conn
         return self._conn
 
-    def _prepare(self, conn: _compat.Connection) -> None:
-        try:
-            cursor = conn.execute("select pg_catalog.pg_backend_pid()")
-            row = cursor.fetchone()
-            # a pooler makes up the number it greets its clients with
-            self.pooled = row is not None and row[0] != conn.info.backend_pid
-            if self.pooled:
-                conn.prepare_threshold = None
-            self.prepared(conn)
-        except BaseException:
-            conn.close()
-            raise
+    @property
+    def pooled(self) -> bool:
+        """Whether a pooler stands between, as of the last connection."""
+        return self._conn is not None and self._conn.pooled
 
-    def prepared(self, conn: _compat.Connection) -> None:
+    def prepared(self, conn: OwnConnection) -> None:
         """Called with each new connection."""
 
     def run(
@@ -115,7 +108,7 @@ class Link:
         while True:
             conn = self.connection()
             try:
-                answer = execute(conn, call, prepare=False if self.pooled else prepare, loads=loads)
+                answer = execute(conn, call, prepare=prepare, loads=loads)
             except psycopg.Error as error:
                 if not self.broken(error):
                     raise

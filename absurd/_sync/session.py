@@ -21,6 +21,7 @@ from absurd._db import packing
 from absurd._db.call import Call
 from absurd._sync import _compat
 from absurd.errors import ConfigError, ConnectionLost, from_sqlstate
+from absurd.telemetry import logger
 
 T = TypeVar("T")
 
@@ -30,12 +31,10 @@ _RANDOM_BITS = ((1 << 45) - 1) << 16
 POOL_SIZE = 10
 BEGIN_TRIES = 5
 
-#: The engine is written for READ COMMITTED; a database or role may default to more. Changes nothing where it need not, so
-#: that a pooler's server connections stay as they are.
-_READ_COMMITTED = """
-    select pg_catalog.set_config('default_transaction_isolation', 'read committed', false)
-     where pg_catalog.current_setting('default_transaction_isolation') <> 'read committed'
-"""
+#: What there is to know of a new connection: whose backend answers, and how its transactions begin.
+_GREETING = "select pg_catalog.pg_backend_pid(), pg_catalog.current_setting('default_transaction_isolation')"
+#: The engine is written for READ COMMITTED; a database or role may default to more.
+_READ_COMMITTED = "set default_transaction_isolation = 'read committed'"
 
 
 def default_url() -> str:
@@ -85,6 +84,8 @@ def adapt(context: Any) -> None:
 class OwnConnection(psycopg.Connection[Any]):
     """A connection that we opened and that knows our values; those of others are told with every call."""
 
+    #: a pooler stands between: no backend is ours for long, and neither are LISTEN, settings and prepared statements
+    pooled = False
     _cursors: dict[Any, _compat.Cursor]
 
     def cursor_for(self, loads: Callable[[str | bytes], Any]) -> _compat.Cursor:
@@ -296,14 +297,61 @@ if hasattr(os, "register_at_fork"):
 
 
 def _configure(conn: _compat.Connection) -> None:
+    assert isinstance(conn, OwnConnection)
     adapt(conn)
-    if isinstance(conn, OwnConnection):
-        conn._cursors = {}
-        conn.cursor_for(codec.decode)
-    conn.execute(_READ_COMMITTED, prepare=False)
+    conn._cursors = {}
+    conn.cursor_for(codec.decode)
+    conn.pooled, isolation = _greet(conn)
+    if conn.pooled:
+        conn.prepare_threshold = None
+        _tell_of_pooler(conn)
+    if isolation != "read committed":
+        if conn.pooled:
+            raise ConfigError(
+                f"transactions begin as {isolation.upper()} here, and behind a connection pooler a client cannot change that",
+                hint="alter role ... set default_transaction_isolation = 'read committed', or connect to Postgres itself",
+            )
+        conn.execute(_READ_COMMITTED, prepare=False)
 
 
-def connect(conninfo: str) -> _compat.Connection:
+def _greet(conn: _compat.Connection) -> tuple[bool, str]:
+    """Whether a pooler stands between, and the isolation level that transactions begin with."""
+    cursor = conn.cursor(row_factory=tuple_row)
+    cursor.execute(_GREETING, prepare=False)
+    row = cursor.fetchone()
+    assert row is not None
+    return row[0] != conn.info.backend_pid, row[1]  # a pooler makes up the number it greets its clients with
+
+
+#: Addresses and whether a pooler answers there, for connections of others: asked once an address, not once a connection.
+_poolers: dict[tuple[str, int, str], bool] = {}
+_told_of: set[tuple[str, int]] = set()
+
+
+def _lent_by_pooler(conn: _compat.Connection) -> bool:
+    """Whether somebody else's connection leads to a pooler."""
+    address = conn.info.host, conn.info.port, conn.info.dbname
+    if address not in _poolers:
+        _poolers[address] = _greet(conn)[0]
+        if _poolers[address]:
+            _tell_of_pooler(conn)
+    return _poolers[address]
+
+
+def _tell_of_pooler(conn: _compat.Connection) -> None:
+    """Once an address."""
+    address = conn.info.host, conn.info.port
+    if address not in _told_of:
+        _told_of.add(address)
+        logger.warning(
+            "a connection pooler answers at %s:%s: statements are not prepared, and notifications cannot come through, so"
+            " workers look for tasks every poll_interval and waits for results look every second."
+            " Let workers connect to Postgres itself",
+            *address,
+        )
+
+
+def connect(conninfo: str) -> OwnConnection:
     """An autocommit connection of our own, at READ COMMITTED; ConnectionLost when the server cannot be reached."""
     try:
         named = (
@@ -335,6 +383,8 @@ def execute(
     if isinstance(conn, OwnConnection) and not shared:
         cursor = conn.cursor_for(loads)
     else:
+        if prepare is None and _lent_by_pooler(conn):
+            prepare = False
         cursor = conn.cursor(row_factory=tuple_row)
         adapt(cursor)
         psycopg.types.json.set_json_loads(loads, cursor)

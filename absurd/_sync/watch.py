@@ -30,6 +30,7 @@ class Watcher:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._permits = _compat.Semaphore(LISTENERS)
+        self._deaf = session.borrowed
 
     def wait(self, queue: str, task_id: uuid.UUID, timeout: float | None, look: Look) -> TaskResultSnapshot:
         """The snapshot of the ended task; TimeoutError after `timeout` seconds.
@@ -40,9 +41,11 @@ class Watcher:
         snapshot = look()
         if snapshot.finished:
             return snapshot
-        if not self._session.borrowed and _compat.try_acquire(self._permits):
+        if not self._deaf and _compat.try_acquire(self._permits):
             try:
-                return self._listen(queue, task_id, deadline, look)
+                listened = self._listen(queue, task_id, deadline, look)
+                if listened is not None:
+                    return listened
             except (ConnectionLost, psycopg.OperationalError) as error:
                 logger.warning("waiting for task %s: lost the connection that listens (%s); polling", task_id, error)
             except psycopg.Error as error:
@@ -64,10 +67,14 @@ class Watcher:
             _compat.sleep(min(pause, _left(task_id, deadline)))
             pause = min(pause * 2, LONGEST_POLL)
 
-    def _listen(self, queue: str, task_id: uuid.UUID, deadline: float | None, look: Look) -> TaskResultSnapshot:
+    def _listen(self, queue: str, task_id: uuid.UUID, deadline: float | None, look: Look) -> TaskResultSnapshot | None:
+        """The snapshot; None behind a pooler, where no notification comes through."""
         conn = connect(self._session.conninfo())
         waker = _compat.Waker()
         try:
+            if conn.pooled:
+                self._deaf = True
+                return None
             channel = f"absurd_{uuid.uuid4().hex[:16]}"
             conn.execute(f'listen "{channel}"')
             while True:

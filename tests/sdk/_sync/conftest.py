@@ -12,6 +12,7 @@ import pytest
 from psycopg.sql import SQL, Identifier
 
 from absurd import Absurd, TaskResultSnapshot
+from tests.fixtures.pooler import Ways
 from tests.fixtures.postgres import Connection, Databases
 from tests.sdk._sync import _compat
 
@@ -28,7 +29,7 @@ def shared_database(databases: Databases, schema_template: str) -> Iterator[str]
 
 
 @pytest.fixture
-def database_url(shared_database: str) -> str:
+def database_url(shared_database: str, ways: Ways) -> str:
     """A database with the schema installed, no queue, and nothing left of earlier tests."""
     with psycopg.connect(shared_database, autocommit=True) as conn:
         conn.execute("select absurd.drop_queue(queue_name) from absurd.queues")
@@ -37,7 +38,7 @@ def database_url(shared_database: str) -> str:
         for (table,) in tables:
             if table not in KEPT:
                 conn.execute(SQL("delete from absurd.{}").format(Identifier(table)))
-    return shared_database
+    return ways.through(shared_database)
 
 
 @pytest.fixture
