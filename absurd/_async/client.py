@@ -470,7 +470,7 @@ class AsyncAbsurd:
         """Claim due tasks of the default queue, for code that runs them by itself."""
         rows = await self._session.run(
             procedures.claim_task(
-                self.queue_name, options.text(worker_id, "worker_id"), _lease(claim_timeout), batch_size
+                self.queue_name, options.text(worker_id, "worker_id"), _lease(claim_timeout), _count(batch_size)
             )
         )
         keys = (
@@ -560,3 +560,15 @@ def _lease(claim_timeout: float) -> int:
     if claim_timeout > options.LARGEST_INTEGER:
         raise ConfigError(f"claim_timeout must be <= {options.LARGEST_INTEGER} seconds")
     return math.ceil(claim_timeout)
+
+
+def _count(batch_size: int) -> int:
+    if (
+        isinstance(batch_size, bool)
+        or not isinstance(batch_size, int)
+        or not 0 <= batch_size <= options.LARGEST_INTEGER
+    ):
+        raise ConfigError(
+            f"batch_size must be an integer from 0 to {options.LARGEST_INTEGER}, not {options.shown(batch_size)}"
+        )
+    return batch_size

@@ -101,8 +101,16 @@ def as_uuid(value: TaskId) -> uuid.UUID:
         return value
     try:
         return uuid.UUID(str(value))
-    except ValueError:
-        raise InvalidOption(f"{value!r} is no id: give a UUID or its text") from None
+    except (ValueError, RecursionError):  # also of the text of what can have none
+        raise InvalidOption(f"{shown(value)} is no id: give a UUID or its text") from None
+
+
+def shown(value: Any) -> str:
+    """A value for a message: not too long, and without an error of its own (integers of many digits, deep nesting)."""
+    try:
+        return f"{value!r:.80}"
+    except Exception:
+        return f"a value of type {type(value).__name__}"
 
 
 def policy(**options: Any) -> str | None:
@@ -117,7 +125,7 @@ def policy(**options: Any) -> str | None:
 def whole_number(value: Any, what: str, error: type[ConfigError | InvalidOption] = InvalidOption) -> int:
     """An integer from 1 to what Postgres holds; `error` otherwise."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise error(f"{what} must be an integer, not {value!r}")
+        raise error(f"{what} must be an integer, not {shown(value)}")
     if not 1 <= value <= LARGEST_INTEGER:
         raise error(f"{what} must be >= 1" if value < 1 else f"{what} must be <= {LARGEST_INTEGER}")
     return value
@@ -212,7 +220,7 @@ def _plain_spec(registered: int | None, client: MaxAttempts) -> tuple[str, tuple
 
 def _priority(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not -1000 <= value <= 1000:
-        raise InvalidOption(f"priority must be an integer between -1000 and 1000, not {value!r}")
+        raise InvalidOption(f"priority must be an integer between -1000 and 1000, not {shown(value)}")
     return value
 
 
@@ -224,13 +232,13 @@ def retry_strategy(value: Any) -> dict[str, Any]:
     for key, most in (("base_seconds", 86400), ("factor", math.inf), ("max_seconds", 86400), ("jitter", 1)):
         number = rule.get(key, 0)
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number <= most:
-            raise InvalidOption(f"retry_strategy {key} must be a number from 0 to {most}, not {number!r}")
+            raise InvalidOption(f"retry_strategy {key} must be a number from 0 to {most}, not {shown(number)}")
     return rule
 
 
 def _retry(value: Any) -> Any:
     if not isinstance(value, Mapping):
-        raise InvalidOption(f"retry_strategy must be a mapping with a kind, not {value!r}")
+        raise InvalidOption(f"retry_strategy must be a mapping with a kind, not {shown(value)}")
     unknown = set(value) - {"kind", "base_seconds", "factor", "max_seconds", "jitter"}
     if unknown:
         raise InvalidOption(
@@ -241,14 +249,16 @@ def _retry(value: Any) -> Any:
 
 def _cancellation(value: Any) -> Any:
     if not isinstance(value, Mapping):
-        raise InvalidOption(f"cancellation must be a mapping with max_delay and max_duration in seconds, not {value!r}")
+        raise InvalidOption(
+            f"cancellation must be a mapping with max_delay and max_duration in seconds, not {shown(value)}"
+        )
     for key, seconds in value.items():
         if key not in ("max_delay", "max_duration"):
             raise InvalidOption(f'cancellation has an unknown key "{key}": use max_delay and max_duration')
         if seconds is not None and (
             not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not seconds >= 0
         ):
-            raise InvalidOption(f"cancellation {key} must be seconds >= 0, not {seconds!r}")
+            raise InvalidOption(f"cancellation {key} must be seconds >= 0, not {shown(seconds)}")
     return dict(value)
 
 
@@ -267,6 +277,9 @@ def _start(start_at: Any, delay: Any) -> dict[str, Any]:
 def seconds_of(value: Any, what: str) -> float:
     """A duration in seconds from a number or a timedelta; never negative, never NaN."""
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or math.isnan(seconds) or seconds < 0:
-        raise InvalidOption(f"{what} must be seconds >= 0 or a timedelta, not {value!r}")
-    return float(seconds)
+    try:
+        if isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and float(seconds) >= 0:
+            return float(seconds)
+    except OverflowError:  # an integer beyond every float
+        pass
+    raise InvalidOption(f"{what} must be seconds >= 0 or a timedelta, not {shown(value)}")

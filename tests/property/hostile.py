@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 
 F = TypeVar("F", bound=Callable[..., Any])
+Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES") or 0)
 SEED = int(os.environ.get("FUZZ_SEED") or (random.SystemRandom().randrange(2**32) if EXAMPLES else 0))

@@ -14,6 +14,7 @@ from absurd._core.options import (
     KEY_BYTES,
     SPAWN_OPTIONS,
     MaxAttempts,
+    as_uuid,
     event_name,
     fingerprint,
     policy,
@@ -249,3 +250,18 @@ def test_other_params_make_another_request(one: Any, other: Any) -> None:
 def test_only_requests_with_a_key_have_a_fingerprint() -> None:
     assert spawn_row("a", {}, {}, None, FALLBACK).fingerprint is None
     assert spawn_row("a", {}, {"idempotency_key": "k"}, None, FALLBACK).fingerprint == fingerprint("a", "{}")
+
+
+@pytest.mark.parametrize("giant", [10**400, 10**5000], ids=["400", "5000"])
+def test_a_number_beyond_every_float_is_a_typed_error_with_a_message(giant: int) -> None:
+    with pytest.raises(InvalidOption, match="delay must be seconds"):
+        seconds_of(giant, "delay")
+
+
+def test_what_is_no_id_is_a_typed_error_however_it_is_built() -> None:
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    for value in (deep, 10**5000):
+        with pytest.raises(InvalidOption, match="is no id"):
+            as_uuid(value)  # type: ignore[arg-type]
