@@ -108,6 +108,7 @@ async def _events(ask: Asker, path: Mapping[str, str], query: Mapping[str, str])
         name=query.get("name") or None,
         state=state,  # type: ignore[arg-type]
         waiters=True,
+        preview=2_000,
         limit=PAGE,
         after=query.get("after") or None,
     )
@@ -141,6 +142,7 @@ def routes() -> list[Route]:
     """Every page, its JSON twin and its stream; payloads whole."""
     found = [
         Route("/tasks/{id}/raw/{part}", _raw),
+        Route("/events/raw", _raw_event),
         Route("/tasks/{id}/checkpoints.json", _checkpoints),
     ]
     for kind in KINDS.values():
@@ -253,6 +255,14 @@ async def _raw(request: Request) -> Response:
     if found is None:
         raise TaskNotFound(f"task {request.path_params['id']} of queue {queue!r} has no such {part}")
     return PlainTextResponse(found.text, headers={"content-disposition": f'inline; filename="{part}.json"'})
+
+
+async def _raw_event(request: Request) -> Response:
+    queue, name = request.query_params.get("queue", ""), request.query_params.get("name", "")
+    found = await Asker(request.app.state.source)(events.payload(queue, name), 0)
+    if found is None:
+        raise HTTPException(404)
+    return PlainTextResponse(found.text, headers={"content-disposition": 'inline; filename="payload.json"'})
 
 
 async def _checkpoints(request: Request) -> Response:

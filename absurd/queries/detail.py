@@ -163,7 +163,7 @@ select ({value})::text as text
 
 _LOOKED_AT = 20_000
 _LARGE = 16 * 1024 * 1024
-_AMONG_MANY = 256 * 1024
+AMONG_MANY = 256 * 1024
 
 
 def get(
@@ -188,9 +188,9 @@ def get(
         direction="desc" if newest else "asc",
         near=_NEAR.format(queue="t.queue_id", task="t.task_id", most=_LOOKED_AT + 1),
         checkpoint=_checkpoint(checkpoint_preview),
-        **{part: _preview(f"t.{part}", preview, _LARGE) for part in ("params", "headers", "result", "failure")},
-        run_result=_preview("r.result", checkpoint_preview, _AMONG_MANY),
-        run_failure=_preview("r.failure", 4 * checkpoint_preview, _AMONG_MANY),
+        **{part: preview_of(f"t.{part}", preview, _LARGE) for part in ("params", "headers", "result", "failure")},
+        run_result=preview_of("r.result", checkpoint_preview, AMONG_MANY),
+        run_failure=preview_of("r.failure", 4 * checkpoint_preview, AMONG_MANY),
     )
     return Query(sql, params, lambda rows: _view(rows[0], checkpoints, newest) if rows else None)
 
@@ -253,12 +253,13 @@ def _payload(text: str) -> Payload:
     return Payload(text, len(text.encode()))
 
 
-def _preview(value: str, length: int, most: int) -> str:
+def preview_of(value: str, length: int, most: int = AMONG_MANY) -> str:
+    """SQL for a `Preview` of a JSON column, as JSON or null: `length` characters; None of what takes over `most` on disk."""
     return _PREVIEW.format(value=value, length=int(length), most=int(most))
 
 
 def _checkpoint(preview: int) -> str:
-    return _CHECKPOINT.format(state=_preview("c.state", preview, _AMONG_MANY))
+    return _CHECKPOINT.format(state=preview_of("c.state", preview, AMONG_MANY))
 
 
 def _view(row: Row, shown: int, newest: bool) -> TaskView:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from absurd.errors import ConfigError
 from absurd.queries import Page, Query, Row, at_least_one, prefixed
+from absurd.queries.detail import Payload, Preview, preview_of
 
 EventState = Literal["emitted", "pending"]
 
@@ -23,6 +24,7 @@ class EventFilter:
     name     exact, or a prefix that ends in `*`
     state    `emitted`; `pending`: somebody waits and nobody has emitted it
     since    emitted, or waited for, at or after this moment (with a time zone)
+    preview  payloads as a `detail.Preview` of so many characters, however large they are; None: as they are
     waiters  also say who waits: at most 100 a name, those of the oldest tasks first
     budget   rows read at most to find them: then the page ends, see `Page.searched_until`
     after    `Page.next` of the page before
@@ -36,6 +38,7 @@ class EventFilter:
     limit: int = 50
     after: str | None = None
     budget: int = 20_000
+    preview: int | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,10 @@ class Waiter:
 
 @dataclass(frozen=True)
 class Event:
-    """A name and what is known of it. `taken_at`: when a task first received the payload; None: nobody has.
+    """A name and what is known of it.
+
+    `payload` is the value, or a `Preview` where the filter asked for one. `taken_at`: when a task first received it; None:
+    nobody has.
 
     `waiter_list` is None unless the filter asked for it. `waiters` counts to 250; `waiters_capped`: there are more, and
     `waiting_since` is that of the oldest tasks among them.
@@ -74,7 +80,7 @@ _MOST = 250
 _FIND = """
 select s.queue_id, q.queue_name, s.event_name, case s.half when 0 then 'pending' else 'emitted' end as state,
        s.emitted_at as place_at, s.hit, s.waiters, s.waiting_since,
-       e.payload, e.emitted_at, e.taken_at, {waiters} as waiter_list
+       {payload} as payload, e.emitted_at, e.taken_at, {waiters} as waiter_list
   from absurd.search_events(%(queue)s, %(name)s, %(prefix)s, %(pending)s, %(emitted)s, %(since)s, %(half)s, %(last_at)s,
                             %(last)s, %(last_queue)s, %(most)s, %(limit)s, %(budget)s) s
   join absurd.queues q on q.queue_id = s.queue_id
@@ -82,6 +88,12 @@ select s.queue_id, q.queue_name, s.event_name, case s.half when 0 then 'pending'
     select e.payload, e.emitted_at, e.taken_at from absurd.emitted_events e
      where s.hit and e.queue_id = s.queue_id and e.event_name = s.event_name limit 1) e on true
  order by s.hit desc, s.half, s.emitted_at desc, s.event_name, s.queue_id
+"""
+
+_PAYLOAD = """
+select coalesce(e.payload, 'null')::text as text from absurd.emitted_events e
+  join absurd.queues q on q.queue_id = e.queue_id
+ where q.queue_name = %(queue)s and e.event_name = %(name)s limit 1
 """
 
 _WAITERS = """
@@ -97,7 +109,7 @@ def find(which: EventFilter) -> Query[Page[Event]]:
 
     Raises ConfigError for a cursor that is none, or a limit or budget below 1.
     """
-    at_least_one(limit=which.limit, budget=which.budget)
+    at_least_one(limit=which.limit, budget=which.budget, preview=1 if which.preview is None else which.preview)
     name, prefix = prefixed(which.name)
     half, last_at, last, last_queue = _decoded(which.after) if which.after is not None else (None, None, None, None)
     params: Row = {
@@ -105,8 +117,19 @@ def find(which: EventFilter) -> Query[Page[Event]]:
         "emitted": which.state != "pending", "since": which.since, "half": half, "last_at": last_at, "last": last,
         "last_queue": last_queue, "most": _MOST + 1, "limit": which.limit, "budget": which.budget,
     }  # fmt: skip
-    sql = _FIND.format(waiters=_WAITERS if which.waiters else "null::jsonb")
+    payload = "e.payload" if which.preview is None else preview_of("e.payload", which.preview)
+    sql = _FIND.format(payload=payload, waiters=_WAITERS if which.waiters else "null::jsonb")
     return Query(sql, params, lambda rows: _page(rows, which))
+
+
+def payload(queue: str, name: str) -> Query[Payload | None]:
+    """The payload of an emitted event, whole; None when there is no such event."""
+    params: Row = {"queue": queue, "name": name}
+
+    def decode(rows: Sequence[Row]) -> Payload | None:
+        return Payload(rows[0]["text"], len(rows[0]["text"].encode())) if rows else None
+
+    return Query(_PAYLOAD, params, decode)
 
 
 def _decoded(cursor: str) -> tuple[int, datetime | None, str, int]:
@@ -123,17 +146,19 @@ def _encoded(row: Row) -> str:
 
 
 def _page(rows: Sequence[Row], which: EventFilter) -> Page[Event]:
-    items = tuple(_event(row, which.waiters) for row in rows if row["hit"])
+    items = tuple(_event(row, which) for row in rows if row["hit"])
     stop = next((row for row in rows if not row["hit"]), None)
     if stop is None:
         return Page(items, None)
     return Page(items, _encoded(stop), None if len(items) == which.limit else stop["place_at"])
 
 
-def _event(row: Row, with_waiters: bool) -> Event:
+def _event(row: Row, which: EventFilter) -> Event:
     values: Row = {name: row.get(name) for name in Event.__dataclass_fields__}
     values["waiters_capped"], values["waiters"] = row["waiters"] > _MOST, min(row["waiters"], _MOST)
-    values["waiter_list"] = tuple(_waiter(each) for each in row["waiter_list"] or ()) if with_waiters else None
+    values["waiter_list"] = tuple(_waiter(each) for each in row["waiter_list"] or ()) if which.waiters else None
+    if which.preview is not None and row["payload"] is not None:
+        values["payload"] = Preview(**row["payload"])
     return Event(**values)
 
 

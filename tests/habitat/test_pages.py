@@ -307,6 +307,21 @@ async def test_every_payload_can_be_had_whole_as_text(site: Site, engine: Engine
         assert (await site.get(link)).status_code == 200, link
 
 
+async def test_the_payload_of_an_event_can_be_had_whole_as_text(site: Site, engine: Engine) -> None:
+    name, long = "an event/with ?", {"long": "x" * 100_000}
+    engine.emit(name, long)
+    engine.emit("nothing")
+    page = await site.page("/events")
+    assert "all 100,0" in page
+    links = [unescape(each) for each in re.findall(r'href="(/events/raw[^"]+)"', page)]
+    assert len(links) == 1
+    answer = await site.get(links[0])
+    assert (json.loads(answer.text), answer.headers["content-type"][:10]) == (long, "text/plain")
+    assert json.loads((await site.get("/events/raw?queue=orders&name=nothing")).text) is None
+    assert (await site.get("/events/raw?queue=orders&name=nope")).status_code == 404
+    assert (await site.get("/events/raw")).status_code == 404
+
+
 @pytest.mark.parametrize(
     "part", ["nonsense", "failure", "checkpoint?name=nope", "checkpoint", "run_result", "run_result?name=x"]
 )
