@@ -143,6 +143,8 @@ class Absurdctl(click.Group):
             code = 130
         except (AbsurdError, psycopg.Error) as error:
             code = _failed(error, target)
+        except UnicodeEncodeError as error:  # how Python reads bytes of a command line that are no UTF-8
+            code = _failed(ConfigError(f"{error.object[:40]!a} is no text: the command line is read as UTF-8"), target)
         finally:
             target.close()
         sys.exit(code if isinstance(code, int) else 0)

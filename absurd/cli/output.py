@@ -18,17 +18,22 @@ from absurd.queries import as_json
 
 def line(text: str = "") -> None:
     """One line on stdout."""
-    click.echo(text)
+    click.echo(_written(text))
 
 
 def note(text: str) -> None:
     """One line on stderr: for people, never part of the answer."""
-    click.echo(text, err=True)
+    click.echo(_written(text), err=True)
 
 
 def data(value: Any) -> None:
     """An answer as JSON: two spaces, the fields in their order, any script as it is."""
-    click.echo(json.dumps(as_json(value), indent=2, ensure_ascii=False))
+    line(json.dumps(as_json(value), indent=2, ensure_ascii=False))
+
+
+def _written(text: str) -> str:
+    """Half a surrogate pair, which is how Python reads a byte that is no UTF-8, cannot be printed: as an escape."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
