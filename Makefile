@@ -82,6 +82,9 @@ gen: setup ## rewrite the generated files: sync SDK, SQL bundle, CLI reference
 ui-test: setup ## the pages in Chromium: the order demo by mouse and keyboard, contrast, phone width (ABSURD_CHROMIUM=/path)
 	@$(PYTEST) -m browser tests/browser $(ARGS)
 
+screenshots: setup ## take the pictures of the pages in docs/images again (needs Chromium)
+	@PYTHONPATH=. $(BIN)/python tools/screenshots.py
+
 compat: setup ## third-party clients, unmodified, against our schema (needs node and npm)
 	@$(PYTEST) -m compat tests/compat $(ARGS)
 

@@ -123,7 +123,7 @@ def lasted(length: timedelta) -> str:
     seconds = max(length.total_seconds(), 0.0)
     if seconds < 1:
         return f"{round(seconds * 1000)} ms"
-    return f"{seconds:.1f} s" if seconds < 60 else why.span(length)
+    return f"{seconds:.1f} s".replace(".0 ", " ") if seconds < 60 else why.span(length)
 
 
 def count(number: int, *, capped: bool = False) -> str:

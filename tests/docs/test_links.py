@@ -13,7 +13,8 @@ from absurd.types import TaskState
 from tests.docs.pages import ROOT, name, pages, prose
 
 _LINK = re.compile(r"(?<!\\)\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
-_IMAGES = sorted((ROOT / "docs" / "images").glob("*"))
+_IMAGES = sorted((ROOT / "docs" / "images").glob("*.svg"))
+_PHOTOS = sorted((ROOT / "docs" / "images").glob("*.png"))
 
 
 def links(page: Path) -> list[str]:
@@ -80,6 +81,17 @@ def test_a_picture_is_well_formed_says_what_it_shows_and_is_shown(image: Path) -
     for part in ("title", "desc"):
         assert (root.findtext(f"{space}{part}") or "").strip(), f"{image.name} has no {part}"
     assert any(f"images/{image.name}" in page.read_text(encoding="utf-8") for page in pages())
+
+
+@pytest.mark.parametrize("photo", _PHOTOS, ids=lambda each: each.name)
+def test_a_screenshot_is_small_and_shown(photo: Path) -> None:
+    assert photo.read_bytes().startswith(b"\x89PNG")
+    assert photo.stat().st_size < 150_000
+    assert any(f"images/{photo.name}" in page.read_text(encoding="utf-8") for page in pages())
+
+
+def test_there_are_no_other_pictures() -> None:
+    assert {*_IMAGES, *_PHOTOS} == set((ROOT / "docs" / "images").iterdir())
 
 
 def test_the_picture_of_the_states_has_every_state() -> None:
