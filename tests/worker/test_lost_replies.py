@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import psycopg
 import pytest
 
+from absurd.schema import grants
+from tests.fixtures.postgres import Connection
 from tests.fixtures.proxy import Proxy, proxied
+from tests.property.population import picture, populate, violations
+from tests.sql.driver import minted
 from tests.worker.conftest import Queue, Start
 
 VERBS = {
@@ -88,3 +96,91 @@ def test_behind_a_pooler_the_worker_polls_and_prepares_nothing(q: Queue, start: 
         q.conn.execute("delete from absurd.idle")
         q.wait_ended(worker, task)
         assert worker.stop() == 0
+
+
+class Verb(NamedTuple):
+    """A call by SQL, and what it answers the first time and when it is repeated."""
+
+    call: str
+    first: str
+    again: str
+
+
+RUN = "array[%(run)s]::uuid[], '{1}'"
+#: Every verb of a worker that takes a queue by its id, and the short spawn. Said again, each changes nothing more.
+REPEATED = {
+    "complete_runs": Verb(f"select absurd.complete_runs(%(queue)s, {RUN}, '{{7}}')", "o", "r"),
+    "fail_runs": Verb(f"select absurd.fail_runs(%(queue)s, {RUN}, '{{null}}')", "o", "f"),
+    "set_checkpoints": Verb(f"select absurd.set_checkpoints(%(queue)s, {RUN}, '{{new}}', '{{7}}', 60)", "o", "o"),
+    "schedule_runs": Verb(f"select absurd.schedule_runs(%(queue)s, {RUN}, null, '{{60}}', '{{nap}}')", "o", "r"),
+    "await_events": Verb(
+        f"select status from absurd.await_events(%(queue)s, {RUN}, '{{new}}', '{{parcel}}')", "s", "r"
+    ),
+    "await_tasks": Verb(
+        f"select status from absurd.await_tasks(%(queue)s, {RUN}, '{{new}}', array[%(queue)s], array[%(pending)s]::uuid[])",
+        "s",
+        "r",
+    ),
+    "extend_claims": Verb(f"select absurd.extend_claims(%(queue)s, {RUN}, 120)", "o", "o"),
+    "emit_events": Verb("select absurd.emit_events(%(queue)s, '{parcel,new}', '{1,2}')", "oo", "xx"),
+    "try_emit_events": Verb("select absurd.try_emit_events(%(queue)s, '{parcel,new}', '{1,2}')", "oo", "xx"),
+    "spawn_tasks": Verb(
+        "select array_agg(s.created) from absurd.spawn_tasks(%(queue)s, '{a}', '{1}', array[%(minted)s]::uuid[], '{k}') s",
+        "[True]",
+        "[False]",
+    ),
+    "spawn_minted": Verb("select absurd.spawn_minted('q', %(minted)s, 'a', '1', 3, null)", "True", "False"),
+    "cancel_tasks": Verb("select absurd.cancel_tasks(%(queue)s, array[%(pending)s]::uuid[])", "o", "e"),
+    "claim_tasks": Verb(
+        "select string_agg(task_name, ',') from absurd.claim_tasks(%(queue)s, 'w', 60, 5, null, 42, %(repeat)s)",
+        "pending",
+        "pending",
+    ),
+}
+
+
+def test_every_verb_of_a_worker_is_repeated_below(conn: Connection) -> None:
+    question = """
+        select proname from pg_proc where pronamespace = 'absurd'::regnamespace and proname = any(%s)
+           and provolatile = 'v' and 'p_queue_id' = any(proargnames)
+    """
+    verbs = {name for (name,) in conn.execute(question, (sorted(grants.FUNCTIONS["worker"]),)).fetchall()}
+    assert set(REPEATED) - {"spawn_minted"} == verbs - {"unserved_tasks", "hold_run"}  # one reads, one only locks
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_verb_whose_answer_was_lost_after_its_commit_changes_nothing_when_it_is_repeated(
+    conn: Connection, proxy: Proxy, name: str
+) -> None:
+    there, verb = populate(conn), REPEATED[name]
+    words = {
+        "queue": there.queue_id, "run": there.runs["running"], "pending": there.tasks["pending"], "repeat": False,
+        "minted": minted(),
+    }  # fmt: skip
+    # one clock for both calls, as if no time passed: what differs afterwards was written by the second
+    url = psycopg.conninfo.make_conninfo(proxy.url, options=f"-c absurd.fake_now={datetime.now(UTC).isoformat()}")
+    before = picture(conn, there)
+    proxy.cut_after(name)
+    with pytest.raises(psycopg.OperationalError), psycopg.connect(url, autocommit=True) as lost:
+        lost.execute(verb.call, words)
+    assert len(proxy.cuts) == 1
+    done = picture(conn, there)
+    assert done != before, "the call was not committed"
+    with psycopg.connect(url, autocommit=True) as again:
+        row = again.execute(verb.call, {**words, "repeat": True}).fetchone()
+        assert row is not None
+        assert str(row[0]) == verb.again
+    assert picture(conn, there) == done
+    assert violations(conn) == []
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_the_first_answer_of_a_verb(conn: Connection, name: str) -> None:
+    there, verb = populate(conn), REPEATED[name]
+    words = {
+        "queue": there.queue_id, "run": there.runs["running"], "pending": there.tasks["pending"], "repeat": False,
+        "minted": minted(),
+    }  # fmt: skip
+    row = conn.execute(verb.call, words).fetchone()
+    assert row is not None
+    assert str(row[0]) == verb.first
