@@ -71,7 +71,7 @@ class Stage(RuleBasedStateMachine):
         self.moment = int(time.time() * 1000)
         self.known: dict[uuid.UUID, Task] = {}  # also those that were cleaned up
 
-    # ---------------------------------------------------------------- time, connections, choices
+    # ---------------------------------------------------------------- time and connections
 
     @property
     def q(self) -> OneQueue:
@@ -90,33 +90,7 @@ class Stage(RuleBasedStateMachine):
         """An id of our own, so that their order is the same every time."""
         return uuid.UUID(int=self.moment << 80 | 7 << 76 | 2 << 62 | next(self.names) << 16)
 
-    def pick(self, number: int, *states: str) -> Task | None:
-        """One of the tasks in these states (none named: of all)."""
-        found = self.model.in_state(*states) if states else list(self.model.tasks.values())
-        return found[number % len(found)] if found else None
-
-    def one(self, number: int, *states: str) -> Task:
-        """As pick, where a precondition has made sure that there is one."""
-        task = self.pick(number, *states)
-        assert task is not None
-        return task
-
-    def named(self, picks: Sequence[Pick]) -> list[Named]:
-        """Runs of different tasks: mostly those that run, also sleeping, ended, cleaned up and stale ones."""
-        chosen: dict[uuid.UUID, Fence] = {}
-        for number, which in picks:
-            task = self.pick(number, "running", "sleeping") if which % 3 else None
-            if task is None and self.known:
-                task = list(self.known.values())[number % len(self.known)]
-            if task is not None:
-                chosen[task.id] = self._fence(task, which)
-        return list(chosen.items())
-
-    @staticmethod
-    def _fence(task: Task, which: int) -> Fence:
-        if which == 7 or not task.fences:
-            return task.attempt, None
-        return task.fences[max(len(task.fences) - 1 - max(which - 3, 0), 0)]
+    # ---------------------------------------------------------------- array verbs
 
     def letters(self, named: Sequence[Named], verb: str, step: str = "") -> str:
         """What the model says about these runs, before anything is written."""
