@@ -50,6 +50,17 @@ def test_a_lost_reply_is_asked_for_again(q: Queue, start: Start, proxy: Proxy, v
     assert "refused" not in worker.log
 
 
+def test_a_child_whose_spawn_lost_its_answer_is_spawned_once(q: Queue, start: Start, proxy: Proxy) -> None:
+    """A client says a call again once; two losses in a row are the handler's, whose next attempt finds the child by its key."""
+    worker = start(url=proxy.url, slots=2).ready()
+    proxy.cut_after("spawn_")
+    task = q.spawn(["child", "work", [["returns", 0]], "q"], ["returns", 1])
+    q.wait_ended(worker, task)
+    assert proxy.cuts
+    assert q.runs(task) == [(1, "completed")]
+    assert q.conn.execute("select count(*) from absurd.tasks").fetchone() == (2,)
+
+
 def test_a_lost_reply_to_a_failure_burns_one_attempt(q: Queue, start: Start, proxy: Proxy) -> None:
     worker = start(url=proxy.url).ready()
     proxy.cut_after("fail_runs")
