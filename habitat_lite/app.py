@@ -103,7 +103,7 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 _CODES = {
     "ConnectionLost": (503, "The database cannot be reached"),
-    "SchemaMissing": (503, "There is no Absurd schema in this database"),
+    "SchemaMissing": (503, "The Absurd schema is missing here, or out of date"),
     "QueueNotFound": (404, "There is no such queue"),
     "TaskNotFound": (404, "There is no such task"),
     "TaskTerminal": (409, "It has ended already"),

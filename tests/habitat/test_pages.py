@@ -270,7 +270,7 @@ async def test_a_database_without_the_schema_is_said_to_be_one(make_site: MakeSi
     for path in PAGES:
         answer = await site.get(path)
         assert answer.status_code == 503
-        assert "There is no Absurd schema in this database" in answer.text
+        assert "The Absurd schema is missing here" in answer.text
         assert "absurdctl init" in answer.text
     assert (await site.get("/overview.json")).status_code == 503
 
