@@ -98,6 +98,8 @@ async def tried(ctx: AsyncTaskContext, checkpoint: str, fn: Callable[[], Any], p
 
 async def gather(ctx: AsyncTaskContext, calls: Mapping[str, Callable[[], Any]], limit: int | None) -> dict[str, Any]:
     """Steps side by side: all names are taken first, then what is missing runs."""
+    if not isinstance(calls, Mapping):
+        raise InvalidOption(f"gather takes functions by step name, not {calls!r:.40}")
     if limit is not None:
         options.whole_number(limit, "limit")
     names = {name: ctx._history.next_name(name) for name in calls}

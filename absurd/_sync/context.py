@@ -212,6 +212,8 @@ class TaskContext:
 
         Options as `spawn` of the client takes them, but for `idempotency_key`, which is the step. Raises what that raises.
         """
+        if "idempotency_key" in options:
+            raise InvalidOption("a spawn in a handler has its step as key: name it by step_name")
         checkpoint, done, state = self._ask(step_name or f"$spawn:{task_name}")
         if not done:
             if "queue" not in options and self._client._registry.get(task_name) is None:
@@ -332,18 +334,19 @@ class TaskContext:
         if isinstance(wake_at, bool) or not isinstance(wake_at, (datetime, int, float)):
             raise InvalidOption(f"wake_at must be a datetime or epoch seconds, not {wake_at!r}")
         if not isinstance(wake_at, datetime):
-            if not math.isfinite(wake_at):
-                raise InvalidOption("wake_at must be a finite number of epoch seconds")
             try:
+                if not math.isfinite(wake_at):
+                    raise InvalidOption("wake_at must be a finite number of epoch seconds")
                 wake_at = datetime.fromtimestamp(wake_at, UTC)
             except (ValueError, OverflowError, OSError):
-                raise InvalidOption(
-                    f"wake_at must be epoch seconds of a moment before the year 9000, not {wake_at!r}"
-                ) from None
+                raise InvalidOption("wake_at must be epoch seconds of a moment before the year 9000") from None
         if wake_at.replace(tzinfo=UTC) >= LATEST_WAKE:
             raise InvalidOption(f"wake_at must be before the year 9000, not {wake_at}: await an event instead")
         if wake_at.tzinfo is None:
-            wake_at = wake_at.astimezone()
+            try:
+                wake_at = wake_at.astimezone()
+            except (ValueError, OverflowError):
+                raise InvalidOption(f"wake_at {wake_at} has no place in the local time zone: give it one") from None
         self._sleep(step_name, wake_at=wake_at)
 
     def _sleep(self, step_name: str, *, delay: float | None = None, wake_at: datetime | None = None) -> None:

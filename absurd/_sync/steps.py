@@ -99,6 +99,8 @@ def tried(ctx: TaskContext, checkpoint: str, fn: Callable[[], Any], policy: Step
 
 def gather(ctx: TaskContext, calls: Mapping[str, Callable[[], Any]], limit: int | None) -> dict[str, Any]:
     """Steps side by side: all names are taken first, then what is missing runs."""
+    if not isinstance(calls, Mapping):
+        raise InvalidOption(f"gather takes functions by step name, not {calls!r:.40}")
     if limit is not None:
         options.whole_number(limit, "limit")
     names = {name: ctx._history.next_name(name) for name in calls}

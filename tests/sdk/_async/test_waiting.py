@@ -352,3 +352,24 @@ async def test_a_handler_emits_in_its_own_queue_and_is_told_whether_it_took_effe
         ("bare", "null"),
         ("done", '{"n": 3}'),
     ]
+
+
+async def test_what_makes_no_sense_is_refused_with_an_error_of_ours(app: AsyncAbsurd, drive: Driver) -> None:
+    calls: list[Any] = [
+        lambda ctx: ctx.sleep_until("x", 10**400),
+        lambda ctx: ctx.sleep_until("x", dt.datetime(1, 1, 1)),
+        lambda ctx: ctx.spawn("x", {}, idempotency_key="mine"),
+        lambda ctx: ctx.gather(0),
+    ]
+    refusals: list[str] = []
+
+    @app.register_task("senseless", default_max_attempts=1)
+    async def senseless(params: Any, ctx: Any) -> None:
+        for call in calls:
+            try:
+                await call(ctx)
+            except InvalidOption as error:
+                refusals.append(str(error))
+
+    await drive.result(await app.spawn("senseless", {}))
+    assert len(refusals) == len(calls)

@@ -351,3 +351,24 @@ def test_a_handler_emits_in_its_own_queue_and_is_told_whether_it_took_effect(
         ("bare", "null"),
         ("done", '{"n": 3}'),
     ]
+
+
+def test_what_makes_no_sense_is_refused_with_an_error_of_ours(app: Absurd, drive: Driver) -> None:
+    calls: list[Any] = [
+        lambda ctx: ctx.sleep_until("x", 10**400),
+        lambda ctx: ctx.sleep_until("x", dt.datetime(1, 1, 1)),
+        lambda ctx: ctx.spawn("x", {}, idempotency_key="mine"),
+        lambda ctx: ctx.gather(0),
+    ]
+    refusals: list[str] = []
+
+    @app.register_task("senseless", default_max_attempts=1)
+    def senseless(params: Any, ctx: Any) -> None:
+        for call in calls:
+            try:
+                call(ctx)
+            except InvalidOption as error:
+                refusals.append(str(error))
+
+    drive.result(app.spawn("senseless", {}))
+    assert len(refusals) == len(calls)
