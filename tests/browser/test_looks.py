@@ -194,7 +194,7 @@ def test_a_page_that_is_too_wide_would_be_noticed(new_page: NewPage, shop: Shop)
 
 NAMELESS = """() => {
     // the label's own words, not the options of the field in it
-    const words = label => [...label.childNodes].filter(each => each.nodeType === Node.TEXT_NODE).map(each => each.data).join("");
+    const words = label => [...label.childNodes].filter(part => part.nodeType === 3).map(part => part.data).join("");
     const name = each => (each.getAttribute("aria-label") || [...(each.labels || [])].map(words).join("")
                           || (each.matches("button, a") ? each.textContent : "")).trim();
     const named = [...document.querySelectorAll("input:not([type=hidden]), select, textarea, button, a, summary")];
