@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup ui-setup ui-test screenshots demo test test-all check gen compat stress chaos mutants bench-quick bench clean
+.PHONY: help setup ui-setup ui-test screenshots demo test test-all check gen compat stress chaos mutants soak bench-quick bench clean
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -96,6 +96,9 @@ chaos: setup ## kill, cut and crash everything at random, count what is lost: 30
 
 mutants: setup ## put faults into the engine on purpose, see the tests catch each by name, about 3 minutes (ARGS='--only NAME')
 	@PG=$(PG) $(BIN)/python -m tests.mutants $(ARGS)
+
+soak: setup ## a million random steps against the model, about an hour (ARGS=--resume goes on after an interruption)
+	@PG=$(PG) $(BIN)/python -m tests.model.soak $(ARGS)
 
 bench-quick: setup ## five rows against absurd-sdk, about 3 minutes, on a machine that does nothing else
 	@$(BIN)/python -m benchmarks quick $(ARGS)
