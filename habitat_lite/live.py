@@ -63,6 +63,7 @@ class Feed:
                 self._watched.pop(address, None)
             if not self._watched and self._job is not None:
                 self._job.cancel()
+                self._job = None  # it may take a moment to end: who comes meanwhile needs another
 
     async def _go_round(self) -> None:
         while True:
@@ -83,6 +84,10 @@ class Feed:
             raise
         except AbsurdError as error:  # it is gone, or never was: nothing to show until something happens
             log.debug("a live page has no content: %s", error)
+            address.mark = mark
+            return
+        except Exception as error:  # what cannot be shown, or not in time, must not hold up the others
+            log.warning("a live page cannot be refreshed: %s", error)
             address.mark = mark
             return
         address.mark, address.page = mark, page

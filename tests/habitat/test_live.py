@@ -12,12 +12,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
 from absurd import ConnectionLost, TaskNotFound
 from habitat_lite import live
 from habitat_lite.live import TICK, Feed, print_of, stream
+from habitat_lite.source import TooSlow
 from tests.cli.engine import Engine
 from tests.habitat.conftest import MakeSite, Site
 
@@ -226,6 +228,28 @@ async def test_a_page_that_has_gone_does_not_hold_up_the_others(clock: Clock) ->
         for _ in range(4):
             await clock.second()
         assert (got(gone), got(other)) == (None, "b 0")
+
+
+@pytest.mark.parametrize("error", [TooSlow("5 s"), psycopg.DataError("NUL"), ValueError("odd")])
+async def test_a_page_that_cannot_be_shown_does_not_hold_up_the_others(clock: Clock, error: Exception) -> None:
+    world = World(clock)
+    feed = Feed(world.pulse, clock.sleep)
+    with feed.watch("odd", world.page("odd", error)) as odd, feed.watch("b", world.page("b")) as other:
+        for _ in range(4):
+            await clock.second()
+        assert (got(odd), got(other)) == (None, "b 0")
+    assert most_a_second(clock) <= 1
+
+
+async def test_who_comes_when_the_last_one_leaves_is_not_forgotten(clock: Clock) -> None:
+    world = World(clock)
+    feed = Feed(world.pulse, clock.sleep)
+    with feed.watch("a", world.page("a")):
+        await clock.second()
+    with feed.watch("b", world.page("b")) as news:  # the job has not yet heard that it is over
+        await clock.second()
+        await clock.second()
+        assert got(news) == "b 0"
 
 
 # -- what is sent ----------------------------------------------------------------------------------------------------------
