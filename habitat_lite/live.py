@@ -46,13 +46,19 @@ class Feed:
         self._job: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
-    def watch(self, address: str, render: Render) -> Iterator[asyncio.Queue[str]]:
-        """A queue of what the address looks like: now, if that is known, and whenever it has been rendered anew."""
+    def watch(self, address: str, render: Render, seen: str = "") -> Iterator[asyncio.Queue[str]]:
+        """A queue of what the address looks like: now, if that is known, and whenever it has been rendered anew.
+
+        Of somebody who has `seen` another page than the one known, nobody can say which is the newer: it is rendered anew.
+        """
         news: asyncio.Queue[str] = asyncio.Queue(1)
         watched = self._watched.setdefault(address, _Address(render))
         watched.browsers.add(news)
         if watched.page is not None:
-            news.put_nowait(watched.page)
+            if seen in ("", print_of(watched.page)):
+                news.put_nowait(watched.page)
+            else:
+                watched.mark = None
         if self._job is None or self._job.done():
             self._job = asyncio.get_running_loop().create_task(self._go_round())
         try:
@@ -107,7 +113,7 @@ def print_of(page: str) -> str:
 async def stream(feed: Feed, address: str, render: Render, seen: str) -> AsyncIterator[str]:
     """Server-sent events (HTML Living Standard, 9.2): the page's content as a JSON string, whenever it is another than the
     one whose `print_of` the browser has `seen`. No question is asked for this browser alone."""
-    with feed.watch(address, render) as news:
+    with feed.watch(address, render, seen) as news:
         yield "retry: 2000\n\n"
         while True:
             try:

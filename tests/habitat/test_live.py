@@ -172,6 +172,25 @@ async def test_who_comes_later_gets_what_is_known_without_a_question(clock: Cloc
         assert sum(clock.asked.values()) == before
 
 
+async def test_who_comes_with_a_newer_page_is_not_sent_back_to_the_one_that_is_known(clock: Clock) -> None:
+    world = World(clock)
+    feed = Feed(world.pulse, clock.sleep)
+    with feed.watch("a", world.page("a")):
+        await clock.second()
+        await clock.second()
+        world.number = 1  # and the next browser has loaded it so
+        with feed.watch("a", world.page("a"), print_of("a 1")) as late:
+            assert got(late) is None
+            await clock.second()
+            await clock.second()
+            assert got(late) == "a 1"
+        with feed.watch("a", world.page("a"), print_of("a 0")) as stale:  # loaded before that, although nothing happens now
+            await clock.second()
+            await clock.second()
+            assert got(stale) == "a 1"
+    assert most_a_second(clock) <= 1
+
+
 async def test_a_slow_browser_gets_the_newest_only(clock: Clock) -> None:
     world = World(clock)
     feed = Feed(world.pulse, clock.sleep)
