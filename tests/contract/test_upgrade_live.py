@@ -182,23 +182,36 @@ def by_the_array(conn: Connection, number: int) -> None:
         )
 
     fence = claimed(2)
-    assert one(conn, "select absurd.set_checkpoints(%s, %s, %s, %s, %s::jsonb[])", *fence, ["s", "s"], texts) == "oo"
-    assert one(conn, "select absurd.extend_claims(%s, %s, %s, %s)", *fence, 90.0) == "oo"
+    assert (
+        letters(conn, "select absurd.set_checkpoints(%s, %s, %s, %s, %s::jsonb[])", *fence, ["s", "s"], texts) == "oo"
+    )
+    assert letters(conn, "select absurd.extend_claims(%s, %s, %s, %s)", *fence, 90.0) == "oo"
     nap = "select absurd.schedule_runs(%s, %s, %s, %s::timestamptz[], %s, %s::text[])"
-    assert one(conn, nap, *fence, [None, None], [0.0, 0.0], [None, None]) == "oo"
+    assert letters(conn, nap, *fence, [None, None], [0.0, 0.0], [None, None]) == "oo"
     fence = claimed(2)
-    wait = "select status from absurd.await_events(%s, %s, %s, %s, %s, %s::float8[], %s::timestamptz[])"
-    waits = (["w", "w"], [f"e{number}"] * 2, [None, None], [None, None])
-    assert {row[0] for row in conn.execute(wait, (*fence, *waits)).fetchall()} == {"s"}
-    emitted = one(conn, "select absurd.try_emit_events(%s, %s, %s::jsonb[], 'latch')", queue, [f"e{number}"], texts[:1])
-    assert emitted == "o"
+    wait = (
+        "select string_agg(status, '' order by ordinal)"
+        " from absurd.await_events(%s, %s, %s, %s, %s, %s::float8[], %s::timestamptz[])"
+    )
+    assert letters(conn, wait, *fence, ["w", "w"], [f"e{number}"] * 2, [None, None], [None, None]) == "ss"
+    emit = "select absurd.try_emit_events(%s, %s, %s::jsonb[], 'latch')"
+    assert letters(conn, emit, queue, [f"e{number}"], texts[:1]) == "o"
     fence = claimed(2)
     fail = "select absurd.fail_runs(%s, %s, %s, %s::jsonb[], null, %s::boolean[])"
-    assert one(conn, fail, *fence, ['{"name": "E"}'] * 2, [False, False]) == "oo"
+    assert letters(conn, fail, *fence, ['{"name": "E"}'] * 2, [False, False]) == "oo"
     fence = claimed(2)
-    assert one(conn, "select absurd.complete_runs(%s, %s, %s, %s::jsonb[])", *fence, texts) == "oo"
-    again = one(conn, "select absurd.complete_runs(%s, %s, %s, %s::jsonb[])", *fence, texts)
-    assert again == "rr", "asked again after a lost reply"
+    complete = "select absurd.complete_runs(%s, %s, %s, %s::jsonb[])"
+    assert letters(conn, complete, *fence, texts) == "oo"
+    assert letters(conn, complete, *fence, texts) == "rr", "asked again after a lost reply"
+
+
+def letters(conn: Connection, text: str, *values: Any) -> str:
+    """The first answer of a verb for each row; asked again, as every client does, while a row is busy."""
+    answer = str(one(conn, text, *values))
+    while "b" in answer:
+        again = str(one(conn, text, *values))
+        answer = "".join(new if old == "b" else old for old, new in zip(answer, again, strict=True))
+    return answer
 
 
 LIVES: list[Callable[[Connection, int], None]] = [by_the_contract, by_the_array]

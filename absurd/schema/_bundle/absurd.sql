@@ -461,12 +461,16 @@ begin
 -- Indexes behind the lists of the dashboard. Both are empty of what runs and completes without trouble, so they cost the way
 -- of such a task nothing.
 
+-- Every verb that ends a run locks its row of live first. Who has this lock therefore meets nobody who has locked attempts and
+-- wants live: without it, a call under way and this migration could wait for each other.
+lock table absurd.live in exclusive mode;
+
 -- lists of what went wrong, newest first
 create index attempts_unhappy on absurd.attempts (queue_id, task_id) where task_state in ('f', 'x');
 -- lists of what runs: the runs without a lease, which live_lease does not hold
 create index live_leaseless on absurd.live (queue_id, task_id) where state = 'r' and due_at is null;
 $migration$;
-    insert into absurd.migrations (number, name, checksum) values (3, '0003_search', '6922ab9d980d4f6e1f4eaafc85fdfca380abe2a24458b68353fde2213cc35977');
+    insert into absurd.migrations (number, name, checksum) values (3, '0003_search', 'eea0f5d58a2b8db73be0ea0c31f0656ef526a997ae5d8641327d9c7c054be627');
   end if;
 end
 $install$;
