@@ -115,19 +115,20 @@ begin
          array_agg(reason) filter (where verdict = 'f') as failed_why,
          array_agg(task_id) filter (where verdict = 'x') as cancelled,
          array_agg(reason) filter (where verdict = 'x') as cancelled_why,
-         array_agg(task_id) filter (where verdict = 'p' and state = 's') as asleep,
+         array_agg(task_id) filter (where state = 's') as asleep,
          count(*) filter (where verdict = 'p' and next_at <= p_now) as due
     into v_plan from judged;
 
+  -- before any of them ends: one that waits for another of this batch fails with it, and hears nothing of its end
+  if v_plan.asleep is not null then
+    with asleep as materialized (select p_queue_id as queue_id, u.id as task_id from unnest(v_plan.asleep) u(id))
+    delete from absurd.waits w using asleep s where w.queue_id = s.queue_id and w.task_id = s.task_id;
+  end if;
   if v_plan.failed is not null then
     perform absurd.finish_tasks(p_queue_id, p_now, v_plan.failed, 'f', 'f', null, v_plan.failed_why);
   end if;
   if v_plan.cancelled is not null then
     perform absurd.finish_tasks(p_queue_id, p_now, v_plan.cancelled, 'f', 'x', null, v_plan.cancelled_why);
-  end if;
-  if v_plan.asleep is not null then
-    with asleep as materialized (select p_queue_id as queue_id, u.id as task_id from unnest(v_plan.asleep) u(id))
-    delete from absurd.waits w using asleep s where w.queue_id = s.queue_id and w.task_id = s.task_id;
   end if;
   if v_plan.due > 0 then
     perform absurd.wake_workers(p_queue_id, v_plan.due);
