@@ -34,22 +34,22 @@ async def emit(request: Request) -> Response:
         raise InvalidOption(
             f"the payload is no JSON that can be kept: {error}", hint='text goes in quotes: "like this"'
         ) from None
-    client = await request.app.state.source.client(form.get("queue", ""))
     mode: Any = form.get("mode") or "latch"
-    took = await client.emit_event(form.get("name", ""), payload, form.get("queue", ""), mode=mode)
+    async with request.app.state.source.client(form.get("queue", "")) as client:
+        took = await client.emit_event(form.get("name", ""), payload, form.get("queue", ""), mode=mode)
     return _back(request, form, "emitted" if took else "kept")
 
 
 async def retry(request: Request) -> Response:
     """Fields: queue, max_attempts (default: one more than there were), spawn_new."""
     form = await _form(request)
-    client = await request.app.state.source.client(form.get("queue", ""))
     most = form.get("max_attempts", "").strip()
-    if most and not most.isdecimal():
-        raise InvalidOption(f"attempts must be a whole number, not {most!r}")
+    if most and (not most.isdecimal() or len(most) > 9):
+        raise InvalidOption(f"attempts must be a whole number below a thousand million, not {most[:20]!r}")
     options: dict[str, Any] = {"max_attempts": int(most)} if most else {}
     task = _id(request)
-    retried = await client.retry_task(task, spawn_new=bool(form.get("spawn_new")), **options)
+    async with request.app.state.source.client(form.get("queue", "")) as client:
+        retried = await client.retry_task(task, spawn_new=bool(form.get("spawn_new")), **options)
     if retried["created"]:
         form["back"] = f"/tasks/{retried['task_id']}?{urlencode({'queue': form.get('queue', '')})}"
     return _back(request, form, "copied" if retried["created"] else "retried")
@@ -58,8 +58,8 @@ async def retry(request: Request) -> Response:
 async def cancel(request: Request) -> Response:
     """Fields: queue."""
     form = await _form(request)
-    client = await request.app.state.source.client(form.get("queue", ""))
-    await client.cancel_task(_id(request))
+    async with request.app.state.source.client(form.get("queue", "")) as client:
+        await client.cancel_task(_id(request))
     return _back(request, form, "cancelled")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 import psycopg
@@ -39,7 +41,8 @@ class Source:
             min_size=0,
             max_size=_CONNECTIONS,
             timeout=_CONNECT,
-            kwargs={"autocommit": True, "application_name": "habitat"},
+            # nothing is prepared: behind a pooler, the next question may go to another server process
+            kwargs={"autocommit": True, "application_name": "habitat", "prepare_threshold": None},
             name="habitat",
         )
         self.read_only = read_only
@@ -66,7 +69,7 @@ class Source:
         key = f"{question.sql}\0{sorted(question.params.items(), key=str)!r}"
         now = time.monotonic()
         known = self._answers.get(key)
-        if known is not None and now - known[0] < fresh and not known[1].cancelled():
+        if known is not None and now - known[0] < (FRESH if _failed(known[1]) else fresh):
             return await asyncio.shield(known[1])
         for old in [each for each, (at, _) in self._answers.items() if now - at >= LONGEST]:
             del self._answers[old]
@@ -83,10 +86,17 @@ class Source:
         """Something was changed: the next answers are new."""
         self._answers.clear()
 
-    async def client(self, queue: str) -> AsyncAbsurd:
-        """A client for actions in a queue."""
+    @contextlib.asynccontextmanager
+    async def client(self, queue: str) -> AsyncIterator[AsyncAbsurd]:
+        """A client for an action in a queue. TooSlow for one that is held up: it may not keep a connection from the pages."""
         await self.open()
-        return AsyncAbsurd(self._pool, queue)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                yield AsyncAbsurd(self._pool, queue)
+        except TimeoutError:
+            raise TooSlow(
+                f"nothing came of it within {PATIENCE:g} s: perhaps a transaction elsewhere is open on it; try again"
+            ) from None
 
     async def _run(self, question: Query[T]) -> T:
         await self.open()
@@ -100,6 +110,10 @@ class Source:
             raise TooSlow(f"the database did not answer within {PATIENCE:g} s") from None
         except psycopg.OperationalError as error:
             raise ConnectionLost(f"the database cannot be asked: {str(error).strip()}") from error
+
+
+def _failed(asking: asyncio.Future[Any]) -> bool:
+    return asking.done() and (asking.cancelled() or asking.exception() is not None)
 
 
 def _heard(asking: asyncio.Future[Any]) -> None:
