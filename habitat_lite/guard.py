@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Sequence
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -34,6 +34,13 @@ class Refused(Exception):
     """A form that did not come from one of our pages."""
 
 
+def make_safe(headers: MutableHeaders) -> None:
+    """Give an answer the headers above, where it says nothing else."""
+    for name, value in _HEADERS.items():
+        headers.setdefault(name, value)
+    headers.setdefault("cache-control", "no-store")
+
+
 class SafeHeaders:
     """Middleware: every answer carries the headers above."""
 
@@ -43,10 +50,7 @@ class SafeHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
-                headers.setdefault("cache-control", "no-store")
+                make_safe(MutableHeaders(scope=message))
             await send(message)
 
         await self._app(scope, receive, with_headers if scope["type"] == "http" else send)
@@ -85,9 +89,16 @@ def remember(request: Request, response: Response) -> None:
     """Give the browser its token, if it has none yet."""
     token = getattr(request.state, "form_token", None)
     if token and request.cookies.get(COOKIE) != token:
-        path = request.scope.get("root_path", "") or "/"
+        path = quote(request.scope.get("root_path", "")) or "/"  # as browsers compare it
         secure = request.url.scheme == "https"
         response.set_cookie(COOKIE, token, path=path, httponly=True, samesite="lax", secure=secure)
+
+
+def _same_place(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:
+        return False
 
 
 async def form_of(request: Request) -> dict[str, str]:
@@ -97,8 +108,10 @@ async def form_of(request: Request) -> dict[str, str]:
     browser says where the request comes from, it must be here.
     """
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise Refused("this form came from another site")
+    if origin is not None and not _same_place(origin, request.headers.get("host", "")):
+        raise Refused(
+            "this form came from another site; behind a proxy, it must hand on the name and port of the browser as Host"
+        )
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise Refused("this form came from another site")
     body = bytearray()

@@ -222,6 +222,7 @@ async def test_a_form_with_another_token_does_nothing(site: Site, engine: Engine
         {"origin": "https://evil.example"},
         {"origin": "http://localhost:9999"},
         {"origin": "null"},
+        {"origin": "http://[::1"},
         {"origin": HERE, "sec-fetch-site": "cross-site"},
         {"origin": HERE, "sec-fetch-site": "same-site"},
         {"sec-fetch-site": "cross-site"},
