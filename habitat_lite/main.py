@@ -76,13 +76,13 @@ def serve(
             f"{host} can be reached from other machines, and this page has no login",
             hint="put it behind a proxy that has one, on 127.0.0.1; or say --insecure, best with --read-only",
         )
-    if path_prefix and not path_prefix.startswith("/"):
-        path_prefix = f"/{path_prefix}"
+    path_prefix = f"/{path_prefix.strip('/')}".rstrip("/")
     # a page of another site could ask through a name of its own that leads here
-    hosts = [*_HERE, *allow_host] if here or allow_host else ["*"]
+    own = f"[{host}]" if ":" in host else host
+    hosts = [*_HERE, *([own] if here else []), *allow_host] if here or allow_host else ["*"]
     app = create_app(database, read_only=read_only, allowed_hosts=hosts, path_prefix=path_prefix)
     listening = _listen(host, port)
-    where = "localhost" if here else host
+    where = "localhost" if own in _HERE else own
     at = f"http://{where}:{listening.getsockname()[1]}{path_prefix}/"
     print(f"Habitat on {at} (Ctrl-C to stop)", file=sys.stderr, flush=True)
     _run(app, listening)

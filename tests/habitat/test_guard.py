@@ -60,6 +60,22 @@ async def test_no_page_needs_what_the_policy_forbids(site: Site, engine: Engine)
         assert not re.search(r'(src|href|action)="(https?:)?//', page), path
 
 
+async def test_what_nobody_expected_is_told_with_the_headers_too(
+    site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("<script>odd</script>")
+
+    monkeypatch.setattr(site.inner.state.source, "ask", fail)
+    for path in ("/tasks", "/tasks.json"):
+        answer = await site.get(path)
+        assert answer.status_code == 500
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "no-store"
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert "<script>odd" not in answer.text or path.endswith(".json")
+
+
 async def test_a_request_by_another_name_is_refused(make_site: MakeSite, engine: Engine) -> None:
     site = make_site(allowed_hosts=["localhost", "127.0.0.1"])
     assert (await site.get("/")).status_code == 200
@@ -113,6 +129,26 @@ def test_an_address_beyond_this_machine_is_refused_unless_asked_for(host: str, m
     assert started == [host]
 
 
+def test_an_address_of_this_machine_answers_to_its_own_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr(main, "create_app", lambda url, **more: given.update(more))
+    monkeypatch.setattr(main, "_listen", lambda host, port: socket.create_server(("127.0.0.1", 0)))
+    monkeypatch.setattr(main, "_run", lambda app, listening: listening.close())
+    for host, prefix, told in (
+        ("127.0.0.2", "", "http://127.0.0.2:"),
+        ("127.0.0.1", "/", "http://localhost:"),
+        ("::1", "ops/", "http://localhost:"),
+    ):
+        main.serve("postgresql://x", host=host, path_prefix=prefix)
+        assert (f"[{host}]" if ":" in host else host) in given["allowed_hosts"]  # type: ignore[operator]
+        said = capsys.readouterr().err
+        assert told in said
+        assert re.search(r":\d+/(ops/)? ", said), said
+        assert given["path_prefix"] == ("/ops" if "ops" in prefix else "")
+
+
 # -- where it lives --------------------------------------------------------------------------------------------------------
 
 
@@ -148,6 +184,13 @@ async def test_it_mounts_in_another_application_which_knows_nothing_of_its_life(
     answer = await site.send("/events/emit", queue="orders", name="e", back=f"/tasks/{task}")
     assert answer.headers["location"] == f"/habitat/tasks/{task}?said=emitted"
     assert (await site.get("/nowhere")).status_code == 404
+
+
+async def test_below_a_path_of_odd_letters_a_browser_gives_its_cookie_back(make_site: MakeSite, engine: Engine) -> None:
+    site = make_site(path_prefix="/öps €")
+    cookie = (await site.get("/")).headers["set-cookie"]
+    assert "Path=/%C3%B6ps%20%E2%82%AC;" in cookie
+    assert (await site.send("/events/emit", queue="orders", name="e")).status_code == 303
 
 
 async def test_an_application_that_nobody_asks_opens_no_connection(make_site: MakeSite, engine: Engine) -> None:
