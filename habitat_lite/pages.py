@@ -248,7 +248,7 @@ async def _raw(request: Request) -> Response:
     name: Any = request.query_params.get("name")
     if part not in PAYLOADS:
         raise HTTPException(404)
-    if part.startswith("run_") and name is not None and name.isdecimal():
+    if part.startswith("run_") and name is not None and name.isdecimal() and len(name) < 10:
         name = int(name)
     question = detail.payload(queue, _id(request.path_params["id"]), part, name)
     found = await Asker(request.app.state.source)(question, 0)  # it may be large: nobody keeps it

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,17 @@ def failure(text: str | None) -> str:
 def _read(text: str) -> tuple[bool, Any]:
     """Whether it is JSON that can be shown with its structure, and its value."""
     try:
-        return True, json.loads(text)
+        return True, json.loads(text, parse_float=_exact)
     except (ValueError, RecursionError):
         return False, None
+
+
+def _exact(text: str) -> float:
+    """A number with a fraction, if none of its digits is lost by that."""
+    number = float(text)
+    if Decimal(repr(number)) != Decimal(text):
+        raise ValueError(f"no float is {text}")
+    return number
 
 
 def cut(text: str | None, longest: int) -> str:

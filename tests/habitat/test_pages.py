@@ -345,3 +345,13 @@ async def test_the_checkpoints_that_a_page_leaves_out_can_be_had_page_by_page(si
         found += [each["name"] for each in page["items"]]
         after = page["next"]
     assert sorted(found) == [f"step-{number:03}" for number in range(450)]
+
+
+async def test_no_digit_of_a_number_is_lost(site: Site, engine: Engine) -> None:
+    spawn = "select task_id from absurd.spawn_task('orders', 'n', %s::jsonb, '{}')"
+    for number in ("12345678901234567890.125", "0.1", "99.99", "1e400"):
+        row = engine.conn.execute(spawn, (f'{{"n": {number}}}',)).fetchone()
+        assert row is not None
+        kept = engine.conn.execute("select (%s::jsonb)::text", (number,)).fetchone()
+        assert kept is not None
+        assert kept[0] in await site.page(f"/tasks/{row[0]}")
