@@ -184,7 +184,8 @@ async def test_who_comes_with_a_newer_page_is_not_sent_back_to_the_one_that_is_k
             await clock.second()
             await clock.second()
             assert got(late) == "a 1"
-        with feed.watch("a", world.page("a"), print_of("a 0")) as stale:  # loaded before that, although nothing happens now
+        # loaded before that, and nothing happens now
+        with feed.watch("a", world.page("a"), print_of("a 0")) as stale:
             await clock.second()
             await clock.second()
             assert got(stale) == "a 1"
