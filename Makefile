@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup ui-setup ui-test screenshots demo test test-all check gen compat stress chaos mutants soak bench-quick bench clean
+.PHONY: help setup ui-setup ui-test screenshots demo test test-all test-pooler check gen compat stress chaos mutants soak bench-quick bench clean
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -63,6 +63,9 @@ test-all: ## everything on 18; SQL, contract and examples on 16 and 15
 	@$(MAKE) --no-print-directory test PG=18
 	@$(MAKE) --no-print-directory test PG=16 T="$(OLDER)"
 	@$(MAKE) --no-print-directory test PG=15 T="$(OLDER)"
+
+test-pooler: setup ## SDK, workers and examples through PgBouncer in transaction mode (apt-get install pgbouncer)
+	@ABSURD_TEST_POOLER=1 $(PYTEST) -n $(WORKERS) $(or $(filter-out tests,$(T)),tests/sdk tests/worker tests/examples) $(ARGS)
 
 check: setup ## format, lint, types, import rules, generated files fresh
 	@$(BIN)/ruff format --quiet --check .

@@ -12,6 +12,7 @@ import pytest
 from absurd import Absurd
 from tests.examples.nursery import PYTHON, ROOT, SECONDS, Nursery
 from tests.examples.terminal import Terminal, environment
+from tests.fixtures.pooler import besides_the_warning
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 OpenTerminal = Callable[..., Terminal]
@@ -22,7 +23,7 @@ def run(request: pytest.FixtureRequest) -> Run:
     """Run a program of examples/python to its end on this test's database."""
 
     def start(program: str, *arguments: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        done = subprocess.run(
             [sys.executable, str(PYTHON / program), *arguments],
             env=environment(url or request.getfixturevalue("database_url")),
             cwd=ROOT / "examples",
@@ -30,6 +31,8 @@ def run(request: pytest.FixtureRequest) -> Run:
             text=True,
             timeout=SECONDS,
         )
+        done.stderr = besides_the_warning(done.stderr)
+        return done
 
     return start
 

@@ -10,6 +10,7 @@ import threading
 from queue import SimpleQueue
 
 from tests.examples.nursery import PYTHON, ROOT, SECONDS
+from tests.fixtures.pooler import besides_the_warning
 
 
 def environment(url: str) -> dict[str, str]:
@@ -44,7 +45,7 @@ class Terminal:
         """SIGTERM; the rest of stdout, and what stderr says besides that the worker was told to stop."""
         self.process.send_signal(signal.SIGTERM)
         assert self.process.stderr is not None
-        said = self.process.stderr.read().decode().splitlines(keepends=True)
+        said = besides_the_warning(self.process.stderr.read().decode()).splitlines(keepends=True)
         errors = "".join(line for line in said if not line.startswith("stopping (signal"))
         self.process.stderr.close()
         assert self.process.wait(SECONDS) == 0
