@@ -59,23 +59,40 @@ let waiting = null;
 const show = (state, text) => { if (light) { light.dataset.state = state; light.textContent = text; } };
 const busy = () => {
   const focus = document.activeElement;
-  return (focus && main.contains(focus) && focus.matches("input, textarea, select")) || one("dialog[open]", main);
+  const selected = getSelection();
+  return (focus && main.contains(focus) && focus.matches("input, textarea, select")) || one("dialog[open]", main)
+    || (!selected.isCollapsed && main.contains(selected.anchorNode));
 };
+// where something stands, so that it is found again in what replaces it: in which row or part, and as its how manieth
+const usable = "a[href], button, summary, input, textarea, select, [tabindex]";
+function placed(element) {
+  if (!element || !main.contains(element) || element === main) return () => null;
+  if (element.id && element.localName !== "details") return () => document.getElementById(element.id);
+  const kind = element.matches(usable) ? usable : element.localName;
+  const row = element.closest("tr[data-key]");
+  const part = element.closest("main [id]");
+  const at = all(kind, row || part || main).indexOf(element);
+  return () => {
+    const within = row ? all("tr[data-key]", main).find((each) => each.dataset.key === row.dataset.key)
+      : part ? document.getElementById(part.id) : main;
+    return within && all(kind, within)[at];
+  };
+}
 function replace(html) {
   if (busy()) { waiting = html; return; }
   waiting = null;
-  const open = all("details[id][open]", main).map((each) => each.id);
+  const open = all("details[open]", main).map(placed);
   const typed = all("input[id], textarea[id], select[id]", main).map((each) => [each.id, each.value, each.defaultValue]);
-  const focus = document.activeElement?.id;
+  const focused = placed(document.activeElement);
   const chosen = one("tr[aria-selected=true]", main)?.dataset.key;
   main.innerHTML = html;
   for (const field of all("input[name=form_token]", main)) field.value = one("meta[name=form-token]").content;
-  for (const id of open) one(`#${CSS.escape(id)}`, main)?.setAttribute("open", "");
+  for (const find of open) find()?.setAttribute("open", "");
   for (const [id, value, before] of typed) {
     const field = document.getElementById(id);
     if (field && value !== before) field.value = value;
   }
-  if (focus) document.getElementById(focus)?.focus({ preventScroll: true });
+  focused()?.focus({ preventScroll: true });
   if (chosen) choose(all("tr[data-key]", main).find((each) => each.dataset.key === chosen), false);
   tellTimes();
 }
@@ -88,7 +105,11 @@ function listen() {
     main.dataset.seen = message.lastEventId;
     replace(JSON.parse(message.data));
   };
-  stream.onerror = () => show("lost", "Lost");
+  stream.onerror = () => {
+    show("lost", "Lost");
+    // refused, as by a proxy whose server is away: the browser does not try again by itself
+    if (stream?.readyState === EventSource.CLOSED) { stream = null; setTimeout(listen, 5000); }
+  };
 }
 function stop(text) {
   stream?.close();
@@ -97,7 +118,10 @@ function stop(text) {
 }
 document.addEventListener("visibilitychange", () => (document.hidden ? stop("Paused") : listen()));
 addEventListener("pagehide", () => stop("Paused"));
-document.addEventListener("focusout", () => setTimeout(() => waiting && replace(waiting), 50));
+const later = () => setTimeout(() => waiting && replace(waiting), 50);
+document.addEventListener("focusout", later);
+document.addEventListener("selectionchange", later);
+document.addEventListener("close", later, true);
 
 // -- keyboard: / j k Enter ? and g with a letter -----------------------------------------------------------------------
 let rows = () => all("tr[data-href]", main);
@@ -128,6 +152,7 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const typing = event.target.matches("input, textarea, select");
   if (typing) { if (event.key === "Escape") event.target.blur(); return; }
+  if (one("dialog[open]")) return;
   if (leading) {
     leading = false;
     const link = one(`[data-go="${CSS.escape(event.key)}"]`);
