@@ -218,6 +218,71 @@ def test_what_is_being_typed_is_not_taken_away_by_what_happens(page: Page, app: 
     expect(page.locator("#why")).to_contain_text("shipment.delivered")
 
 
+def replaced(page: Page) -> None:
+    """Until news has replaced what the page showed when `stays` was put on it."""
+    page.wait_for_function("() => !document.querySelector('main > [data-stays]')")
+
+
+def stays(page: Page) -> None:
+    page.evaluate("() => { document.querySelector('main > section').dataset.stays = 1 }")
+
+
+def test_what_is_being_read_is_not_taken_away_by_what_happens(page: Page, app: Absurd) -> None:
+    app.emit_event("b", {"long": "b" * 100}, queue_name="examples")
+    page.goto("/events")
+    expect(page.locator("#live")).to_have_text("Live")
+    summary = page.locator('tr[data-key="examples b"] summary')
+    summary.focus()
+    page.keyboard.press("Enter")
+    stays(page)
+    app.emit_event("a", {"long": "a" * 100}, queue_name="examples")  # stands above it
+    replaced(page)
+    expect(page.locator('tr[data-key="examples b"] details[open]')).to_be_visible()
+    expect(page.locator("main details[open]")).to_have_count(1)
+    expect(summary).to_be_focused()
+    page.evaluate("() => getSelection().selectAllChildren(document.querySelector('main details[open] pre'))")
+    stays(page)
+    app.emit_event("c", 1, queue_name="examples")
+    page.wait_for_function("() => waiting !== null")
+    assert "bbbb" in page.evaluate("() => String(getSelection())")
+    page.evaluate("() => getSelection().removeAllRanges()")
+    replaced(page)
+
+
+def test_a_stream_that_is_refused_is_asked_for_again(page: Page, app: Absurd) -> None:
+    refused: list[str] = []
+
+    def refuse(route: sync_api.Route) -> None:
+        refused.append(route.request.url)
+        route.fulfill(status=204) if len(refused) == 1 else route.continue_()
+
+    page.route("**/live/**", refuse)
+    page.clock.install()
+    page.goto("/tasks")
+    expect(page.locator("#live")).to_have_text("Lost")
+    page.clock.run_for(5_000)
+    expect(page.locator("#live")).to_have_text("Live")
+
+
+def test_no_key_acts_behind_a_dialog(page: Page, app: Absurd) -> None:
+    page.goto("/tasks")
+    for key in ("?", "g", "o"):
+        page.keyboard.press(key)
+    expect(page.locator("#keys")).to_be_visible()
+    expect(page).to_have_url(re.compile("/tasks$"))
+    page.keyboard.press("Escape")
+    for key in ("g", "o"):
+        page.keyboard.press(key)
+    expect(page).to_have_url(re.compile("/$"))
+
+
+def test_without_the_script_a_task_is_cancelled(new_page: NewPage, app: Absurd) -> None:
+    page = new_page(java_script_enabled=False)
+    page.goto(f"/tasks/{order(app)}")
+    page.get_by_role("button", name="Cancel the task").click()
+    expect(state(page)).to_have_text("cancelled")
+
+
 def test_the_copies_can_be_pasted(new_page: NewPage, app: Absurd) -> None:
     page = new_page(permissions=["clipboard-read", "clipboard-write"])
     task = app.spawn("order-fulfillment", {"order_id": "order-1"}, queue="examples")["task_id"]
