@@ -15,11 +15,12 @@ import json
 import os
 import platform
 import random
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,6 @@ from absurd import embedded
 from tests.fixtures.servers import _bindir, _session_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / ".soak"
 SLICE = 10_000
 FAST = {"fsync": "off", "full_page_writes": "off"}
 BEGIN = "<!-- soak: begin (written by `make soak ARGS='--report docs/reliability.md'`) -->"
@@ -82,6 +82,10 @@ class Soak:
         count = -(-self.steps // self.size)
         return [seed for seed in range(self.seed, self.seed + count) if seed not in self.done]
 
+    def said(self, seed: int) -> Path:
+        """Where a slice says what it has to say; gone when it agreed."""
+        return self.path.with_name(f"{seed}.txt")
+
     @property
     def walked(self) -> int:
         """Steps so far."""
@@ -117,8 +121,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--slice", type=int, default=SLICE, help="steps a slice")
     parser.add_argument("--report", type=Path, metavar="PAGE", help="write the summary into this page")
+    parser.add_argument("--folder", type=Path, default=ROOT / ".soak", help="where progress is kept")
     options = parser.parse_args(argv)
-    path = FOLDER / "progress.jsonl"
+    path = options.folder.resolve() / "progress.jsonl"
+    if options.report is not None:
+        between_marks(options.report)  # not after an hour
     soak = Soak.resume(path) if options.resume else None
     if soak is None:
         seed = random.SystemRandom().randrange(1, 1_000_000) if options.seed is None else options.seed
@@ -137,13 +144,13 @@ def run(soak: Soak, processes: int) -> bool:
     print(f"seed {soak.seed}: {len(soak.missing)} slices of {soak.size:,} steps to go", flush=True)
     began = time.monotonic()
     try:
-        with server() as url:
-            for line in slices(url, soak.missing, soak.size, processes):
+        with server() as url, closing(slices(url, soak, processes)) as ended:
+            for line in ended:
                 soak.end(line)
                 elapsed = soak.seconds + time.monotonic() - began
                 print(progress(soak, elapsed), flush=True)
                 if line["outcome"] != "agreed":
-                    print(divergence(line["seed"], soak.size), flush=True)
+                    print(divergence(soak.said(line["seed"]), line["seed"], soak.size), flush=True)
                     return False
     finally:
         soak.seconds += time.monotonic() - began
@@ -151,17 +158,17 @@ def run(soak: Soak, processes: int) -> bool:
     return True
 
 
-def slices(url: str, seeds: Sequence[int], size: int, processes: int) -> Iterator[dict[str, Any]]:
+def slices(url: str, soak: Soak, processes: int) -> Generator[dict[str, Any], None, None]:
     """The line of each slice as it ends; those that still run are ended when nobody wants more."""
-    waiting, running = list(seeds), dict[int, subprocess.Popen[bytes]]()
+    waiting, running = soak.missing, dict[int, subprocess.Popen[bytes]]()
     try:
         while waiting or running:
             while waiting and len(running) < processes:
                 seed = waiting.pop(0)
-                running[seed] = start(url, seed, size)
+                running[seed] = start(url, seed, soak.size, soak.said(seed))
             ended = [seed for seed, process in running.items() if process.poll() is not None]
             for seed in ended:
-                yield verdict(seed, running.pop(seed).returncode)
+                yield verdict(soak.said(seed), seed, running.pop(seed).returncode)
             if not ended:
                 time.sleep(0.2)
     finally:
@@ -170,38 +177,33 @@ def slices(url: str, seeds: Sequence[int], size: int, processes: int) -> Iterato
             process.wait()
 
 
-def said(seed: int) -> Path:
-    """Where a slice says what it has to say."""
-    return FOLDER / f"{seed}.txt"
-
-
-def start(url: str, seed: int, size: int) -> subprocess.Popen[bytes]:
+def start(url: str, seed: int, size: int, output: Path) -> subprocess.Popen[bytes]:
     """A slice in a process of its own."""
     command = [sys.executable, "-m", "tests.model.slice", url, "--seed", str(seed), "--steps", str(size)]
-    with said(seed).open("wb") as output:
-        return subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+    with output.open("wb") as file:
+        return subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
 
 
-def verdict(seed: int, code: int) -> dict[str, Any]:
+def verdict(said: Path, seed: int, code: int) -> dict[str, Any]:
     """The line that a slice ended with; a slice that could not say one has not agreed."""
-    lines = said(seed).read_text().strip().splitlines()
+    lines = said.read_text().strip().splitlines()
     try:
         line = json.loads(lines[-1])
         assert line["seed"] == seed
     except (IndexError, ValueError, KeyError, AssertionError):
         line = {"seed": seed, "steps": 0, "seconds": 0, "outcome": f"ended with {code}"}
-    if code == 0:
-        said(seed).unlink()
-    elif line["outcome"] == "agreed":
+    if line["outcome"] == "agreed" and code != 0:
         line["outcome"] = f"ended with {code}"
+    if line["outcome"] == "agreed":
+        said.unlink()
     return dict(line)
 
 
-def divergence(seed: int, size: int) -> str:
+def divergence(said: Path, seed: int, size: int) -> str:
     """Its last lines, and how to see it again."""
-    tail = "\n".join(said(seed).read_text().splitlines()[-80:])
+    tail = "\n".join(said.read_text().splitlines()[-80:])
     return (
-        f"{tail}\n\nseed {seed} did not agree. All it said: {said(seed)}\nAgain: python -m tests.model.slice URL --seed {seed} "
+        f"{tail}\n\nseed {seed} did not agree. All it said: {said}\nAgain: python -m tests.model.slice URL --seed {seed} "
         f"--steps {size}   (URL: any database of a server to try it on)"
     )
 
@@ -219,12 +221,17 @@ def progress(soak: Soak, elapsed: float) -> str:
 
 def write_report(page: Path, soak: Soak) -> None:
     """Put the summary between the marks of a page. ValueError without them."""
+    before, after = between_marks(page)
+    page.write_text(f"{before}{BEGIN}\n\n{soak.summary()}.\n\n{END}{after}", encoding="utf-8")
+
+
+def between_marks(page: Path) -> tuple[str, str]:
+    """What stands before and after the marks of a page. ValueError without them."""
     text = page.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise ValueError(f"{page} needs the marks once each: {BEGIN} and {END}")
     before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n\n{soak.summary()}.\n\n{END}{after}", encoding="utf-8")
+    return before, rest.split(END)[1]
 
 
 def machine() -> str:
@@ -255,6 +262,7 @@ def server() -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave no slice and no server behind
     try:
         sys.exit(main())
     except KeyboardInterrupt:

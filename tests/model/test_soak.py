@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from tests.fixtures.postgres import Databases
-from tests.model import soak as soaking
 from tests.model.slice import main as slice_main
-from tests.model.soak import BEGIN, END, Soak, write_report
+from tests.model.soak import BEGIN, END, ROOT, Soak, verdict, write_report
 from tests.model.stage import Stage
 
 
@@ -77,13 +80,39 @@ def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
         (json.dumps(_line(7)), 1, "ended with 1"),
     ],
 )
-def test_only_a_slice_that_says_so_has_agreed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, code: int, outcome: str
-) -> None:
-    monkeypatch.setattr(soaking, "FOLDER", tmp_path)
-    (tmp_path / "7.txt").write_text(output)
-    assert soaking.verdict(7, code)["outcome"] == outcome
-    assert (tmp_path / "7.txt").exists() == (code != 0), "what went wrong is kept"
+def test_only_a_slice_that_says_so_has_agreed(tmp_path: Path, output: str, code: int, outcome: str) -> None:
+    said = tmp_path / "7.txt"
+    said.write_text(output)
+    assert verdict(said, 7, code)["outcome"] == outcome
+    assert said.exists() == (code != 0), "what went wrong is kept"
+
+
+@pytest.mark.timeout(240)
+def test_a_soak_that_is_interrupted_goes_on_where_it_stopped(databases: Databases, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.model.soak", "--folder", str(tmp_path), "--processes", "1"]
+    surroundings = {
+        "cwd": ROOT, "env": {**os.environ, "ABSURD_TEST_DATABASE_URL": databases.url("postgres")}, "text": True,
+        "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT,
+    }  # fmt: skip
+    first: subprocess.Popen[str] = subprocess.Popen([*command, "--steps=90", "--slice=30", "--seed=5"], **surroundings)
+    assert first.stdout is not None
+    assert "3 slices" in first.stdout.readline()
+    assert "of 90 steps" in first.stdout.readline()  # one has ended
+    first.send_signal(signal.SIGTERM)
+    assert "--resume" in first.communicate()[0]
+    assert first.returncode == 130
+    kept = (tmp_path / "progress.jsonl").read_text()
+
+    again = subprocess.run([*command, "--resume"], check=False, **surroundings)
+
+    assert again.returncode == 0, again.stdout
+    after = (tmp_path / "progress.jsonl").read_text()
+    assert after.startswith(kept)
+    soak = Soak.resume(tmp_path / "progress.jsonl")
+    assert soak is not None
+    assert sorted(soak.done) == [5, 6, 7]
+    assert after.count('"agreed"') == 3, "what had ended is not walked again"
+    assert "(seeds 5 to 7), no divergence" in again.stdout
 
 
 @pytest.mark.parametrize("broken", [False, True], ids=["as it is", "a lease that ends a microsecond late"])
