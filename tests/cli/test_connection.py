@@ -170,7 +170,7 @@ def test_a_missing_schema_names_init_and_an_old_one_migrate(
         said = shell.run(*command, url=empty_database_url)
         assert (said.code, said.out) == (1, ""), command
         assert "`absurdctl init`" in said.err, command
-    conn.execute("drop view absurd.all_tasks cascade")
+    conn.execute("drop function absurd.search_tasks")
     conn.execute("select absurd.create_queue('default')")
     conn.execute("update absurd.settings set value = '0.0.1' where name = 'version'")
     said = shell.run("list-tasks")

@@ -125,7 +125,10 @@ COVERAGE = {
         READS,
     ),
     "task_history": Covered(
-        "sql/arrays::test_what_a_task_has_recorded_can_be_read_in_any_state_in_the_order_of_its_commits", UNKNOWN, READS, READS
+        "sql/arrays::test_what_a_task_has_recorded_can_be_read_in_any_state_in_the_order_of_its_commits",
+        UNKNOWN,
+        READS,
+        READS,
     ),
     # run transitions
     "complete_run": Covered(
