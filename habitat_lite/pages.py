@@ -226,6 +226,8 @@ def _twin(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
 
 def _live(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
+        if request.method == "HEAD":  # a stream has no end
+            return Response(media_type="text/event-stream")
         source: Source = request.app.state.source
         path, query = dict(request.path_params), dict(request.query_params)
         seen = request.headers.get("last-event-id") or query.get("seen", "")

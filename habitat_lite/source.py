@@ -92,6 +92,7 @@ class Source:
         await self.open()
         try:
             async with asyncio.timeout(PATIENCE):
+                await self._pool.check()  # an action is not tried twice
                 yield AsyncAbsurd(self._pool, queue)
         except TimeoutError:
             raise TooSlow(
@@ -102,14 +103,33 @@ class Source:
         await self.open()
         self.asked += 1
         try:
+            return await self._once(question)
+        except _Broken:  # as all of them are after a restart of the server: look at each, then ask again
+            await self._pool.check()
+        try:
+            return await self._once(question)
+        except _Broken as broken:
+            raise ConnectionLost(f"the database cannot be asked: {broken}") from broken
+
+    async def _once(self, question: Query[T]) -> T:
+        try:
             async with self._pool.connection() as conn, asyncio.timeout(PATIENCE):
-                return await queries.run_async(conn, question)
+                try:
+                    return await queries.run_async(conn, question)
+                except (ConnectionLost, psycopg.OperationalError) as error:
+                    if conn.closed:
+                        raise _Broken(str(error).strip()) from error
+                    raise
         except PoolTimeout as error:
             raise ConnectionLost(f"no connection to the database within {_CONNECT:g} s") from error
         except TimeoutError:
             raise TooSlow(f"the database did not answer within {PATIENCE:g} s") from None
         except psycopg.OperationalError as error:
             raise ConnectionLost(f"the database cannot be asked: {str(error).strip()}") from error
+
+
+class _Broken(Exception):
+    """The connection was not there any more."""
 
 
 def _failed(asking: asyncio.Future[Any]) -> bool:

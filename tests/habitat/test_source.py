@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from absurd.queries import Query, queues
@@ -50,3 +52,31 @@ async def test_an_action_that_is_held_up_ends_and_leaves_the_connection_to_the_p
     assert engine.conn.execute(busy).fetchone() == (0,)
     monkeypatch.setattr(sources, "PATIENCE", 30)
     assert (await site.send(f"/tasks/{task}/cancel", queue="orders")).status_code == 303
+
+
+async def test_a_restart_of_the_server_is_not_noticed(site: Site, engine: Engine) -> None:
+    task = engine.spawn()
+    end = """
+        select count(pg_terminate_backend(pid, 20000)) from pg_stat_activity
+         where datname = current_database() and application_name = 'habitat'
+    """
+    form = {"form_token": await site.token(), "queue": "orders"}
+
+    async def restart() -> None:
+        await asyncio.gather(*(site.page(path) for path in ("/tasks", "/events", "/waits")))
+        ended = engine.conn.execute(end).fetchone()
+        assert ended is not None
+        assert ended[0] > 0
+        site.inner.state.source.forget()
+
+    await restart()
+    for path in ("/tasks", "/events", "/waits", "/"):
+        await site.page(path)
+    await restart()
+    assert (await site.client.post(f"/tasks/{task}/cancel", data=form)).status_code == 303
+
+
+async def test_who_asks_for_the_head_of_a_stream_does_not_wait_for_its_end(site: Site) -> None:
+    async with asyncio.timeout(20):
+        answer = await site.client.head("/live/tasks")
+    assert answer.headers["content-type"].startswith("text/event-stream")
