@@ -264,6 +264,17 @@ def test_a_stream_that_is_refused_is_asked_for_again(page: Page, app: Absurd) ->
     expect(page.locator("#live")).to_have_text("Live")
 
 
+def test_a_dark_page_is_printed_dark_on_white_and_whole(new_page: NewPage, app: Absurd) -> None:
+    page = new_page(color_scheme="dark")
+    page.goto(f"/tasks/{order(app)}")
+    ink = "() => getComputedStyle(document.querySelector('h1')).color"
+    assert page.evaluate(ink) == "rgb(232, 234, 236)"
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate(ink) == "rgb(29, 33, 37)"
+    expect(page.locator("header.top")).to_be_hidden()
+    assert page.evaluate("() => getComputedStyle(document.querySelector('pre')).maxHeight") == "none"
+
+
 def test_no_key_acts_behind_a_dialog(page: Page, app: Absurd) -> None:
     page.goto("/tasks")
     for key in ("?", "g", "o"):
