@@ -269,8 +269,8 @@ class StepOrderChanged(StepError):
     """
 
     default_hint = (
-        "put new steps after those that waiting tasks have done, or let these end under the old code; give a changed task a "
-        "new name; keep what decides the way (time, randomness, a request) in a step; or accept it: "
+        "put new steps after all that waiting tasks have recorded, waits included, or let these tasks end under the old code; "
+        "give a changed task a new name; keep what decides the way (time, randomness, a request) in a step; or accept it: "
         "register_task(..., strict_replay=False)"
     )
 

@@ -113,13 +113,12 @@ async def gather(ctx: AsyncTaskContext, calls: Mapping[str, Callable[[], Any]], 
 
     async def run(name: str) -> Any:
         ctx._check()
-        try:
-            return await ctx._keep(names[name], await tried(ctx, names[name], calls[name], ONCE))
-        except BaseException:
-            ctx._history.failed(names[name])
-            raise
+        return await ctx._keep(names[name], await tried(ctx, names[name], calls[name], ONCE))
 
     ended = await _compat.all_of([functools.partial(run, name) for name in missing], limit or len(missing))
+    for name, value in zip(missing, ended, strict=True):
+        if isinstance(value, BaseException):
+            ctx._history.failed(names[name])
     errors = [value for value in ended if isinstance(value, BaseException)]
     # control flow first: a lost lease says more than what a step made of it
     if errors:

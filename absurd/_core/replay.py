@@ -101,7 +101,7 @@ class History:
 
     def loses_order(self, name: str) -> bool:
         """Whether the commit of `name` leaves a record that does not tell the way to it: to be marked first."""
-        return self._strict and (self.aside or bool(self._open - {name}))
+        return self._strict and not _is_mark(name) and (self.aside or bool(self._open - {name}))
 
     def unordered(self) -> None:
         """The order of calls says nothing from here on."""

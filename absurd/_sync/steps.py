@@ -114,13 +114,12 @@ def gather(ctx: TaskContext, calls: Mapping[str, Callable[[], Any]], limit: int 
 
     def run(name: str) -> Any:
         ctx._check()
-        try:
-            return ctx._keep(names[name], tried(ctx, names[name], calls[name], ONCE))
-        except BaseException:
-            ctx._history.failed(names[name])
-            raise
+        return ctx._keep(names[name], tried(ctx, names[name], calls[name], ONCE))
 
     ended = _compat.all_of([functools.partial(run, name) for name in missing], limit or len(missing))
+    for name, value in zip(missing, ended, strict=True):
+        if isinstance(value, BaseException):
+            ctx._history.failed(names[name])
     errors = [value for value in ended if isinstance(value, BaseException)]
     # control flow first: a lost lease says more than what a step made of it
     if errors:

@@ -17,6 +17,13 @@ class _Attempt(Protocol):
     def attempt(self) -> int: ...
 
 
+class _Kept(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def updated_at(self) -> datetime: ...
+
+
 class Told(Protocol):
     """What it takes of a task: `tasks.TaskDetail` and `detail.TaskView` have it."""
 
@@ -24,6 +31,8 @@ class Told(Protocol):
     def task(self) -> Task: ...
     @property
     def runs(self) -> Sequence[_Attempt]: ...
+    @property
+    def checkpoints(self) -> Sequence[_Kept]: ...
     @property
     def waits(self) -> Sequence[Wait]: ...
 
@@ -92,6 +101,9 @@ def _waiting(detail: Told) -> str:
 
 def _reason(detail: Told) -> str:
     task, last = detail.task, detail.runs[-2] if len(detail.runs) > 1 else None
+    latest = max(detail.checkpoints, key=lambda each: each.updated_at, default=None)
+    if latest is not None and latest.name == "$refused":
+        return "The code at hand does not fit what it has recorded (checkpoint $refused); it is tried again"
     if task.started_at is not None:
         return "It sleeps and wakes up"
     if last is not None and last.state == "failed":

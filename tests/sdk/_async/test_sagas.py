@@ -180,6 +180,25 @@ async def test_a_task_that_was_deleted_before_it_was_undone_is_no_success(
     assert ended.result["undone"] == ["pay", "hotel", "flight"]
 
 
+async def test_a_saga_keeps_its_order(app: AsyncAbsurd, drive: Driver, rows: Rows) -> None:
+    done: list[Any] = []
+    book(app, done, [])
+    spawned = await app.spawn("trip", {"approval": True})
+    await drive.rest(spawned)
+    names = rows("select name from absurd.checkpoints where task_id = %s", spawned["task_id"])
+    assert sorted(names) == ["$undo", "$undo:flight", "$undo:hotel", "flight", "hotel"]
+
+    @app.register_task("trip", saga=True)
+    async def trip(params: Any, ctx: Any) -> None:
+        await ctx.step("seat", lambda: done.append("seat"), undo="cancel-flight")
+
+    await app.emit_event("approved")
+    for _ in range(4):  # the companion takes its turns, too
+        await drive.once(spawned, "snoozed")
+    assert rows("select state->>'found' from absurd.checkpoints where name = '$refused'") == ["seat"]
+    assert "seat" not in done
+
+
 async def test_an_undo_in_another_queue_is_waited_for(app: AsyncAbsurd, conn: Connection, drive: Driver) -> None:
     done: list[Any] = []
     book(app, done, [NonRetryableError("card")])

@@ -173,6 +173,25 @@ def test_a_task_that_was_deleted_before_it_was_undone_is_no_success(
     assert ended.result["undone"] == ["pay", "hotel", "flight"]
 
 
+def test_a_saga_keeps_its_order(app: Absurd, drive: Driver, rows: Rows) -> None:
+    done: list[Any] = []
+    book(app, done, [])
+    spawned = app.spawn("trip", {"approval": True})
+    drive.rest(spawned)
+    names = rows("select name from absurd.checkpoints where task_id = %s", spawned["task_id"])
+    assert sorted(names) == ["$undo", "$undo:flight", "$undo:hotel", "flight", "hotel"]
+
+    @app.register_task("trip", saga=True)
+    def trip(params: Any, ctx: Any) -> None:
+        ctx.step("seat", lambda: done.append("seat"), undo="cancel-flight")
+
+    app.emit_event("approved")
+    for _ in range(4):  # the companion takes its turns, too
+        drive.once(spawned, "snoozed")
+    assert rows("select state->>'found' from absurd.checkpoints where name = '$refused'") == ["seat"]
+    assert "seat" not in done
+
+
 def test_an_undo_in_another_queue_is_waited_for(app: Absurd, conn: Connection, drive: Driver) -> None:
     done: list[Any] = []
     book(app, done, [NonRetryableError("card")])
