@@ -125,6 +125,7 @@ def _questions(task_id: uuid.UUID) -> dict[str, Query[Any]]:
         "tasks.find": tasks.find(TaskFilter(states=("pending", "failed"), text="x")),
         "tasks.get": tasks.get(task_id),
         "events.find": events.find(EventFilter(waiters=True)),
+        "events.payload": events.payload("q", "an event"),
         "waits.find": waits.find(WaitFilter()),
         "queues.find": queues.find(),
         "queues.get": queues.get("q"),
