@@ -76,7 +76,7 @@ class Fleet:
         self.counts: Counter[str] = Counter()
         self.failures: list[str] = []
         self._locks = [threading.RLock() for _ in range(WORKERS)]
-        self._open = True
+        self._closed = threading.Event()
         # workers read from it: when we are gone, however that came, it ends, and so do they
         self._lifeline, self._held = os.pipe()
         for slot in range(WORKERS):
@@ -133,7 +133,7 @@ class Fleet:
             worker.process.wait()
             self.counts["kill"] += 1
             time.sleep(pause)
-            if self._open:
+            if not self._closed.is_set():
                 self._start(slot)
 
     def stop(self, slot: int, seconds: float) -> None:
@@ -157,7 +157,7 @@ class Fleet:
             self._ask_to_leave(worker)
             self.counts["term"] += 1
             time.sleep(pause)
-            if self._open:
+            if not self._closed.is_set():
                 self._start(slot)
 
     def _at_work(self, slot: int) -> Worker:
@@ -188,18 +188,18 @@ class Fleet:
     # -- keeping them up -----------------------------------------------------------------------------------------------
 
     def _supervise(self) -> None:
-        while self._open:
+        while not self._closed.is_set():
             for slot in range(WORKERS):
                 if self._locks[slot].acquire(blocking=False):
                     try:
                         self._replace_failed(slot)
                     finally:
                         self._locks[slot].release()
-            time.sleep(0.2)
+            self._closed.wait(0.2)
 
     def _replace_failed(self, slot: int) -> None:
         worker = self.workers[slot]
-        if not self._open or worker is None or worker.alive or worker.ours:
+        if self._closed.is_set() or worker is None or worker.alive or worker.ours:
             return
         worker.ours = True
         if worker.started or "ConnectionLost" not in worker.log():
@@ -207,7 +207,7 @@ class Fleet:
                 f"worker {worker.id} ended by itself ({worker.process.poll()}):\n{worker.log()[-3000:]}"
             )
         self.counts["start in vain"] += 1
-        time.sleep(0.2)
+        self._closed.wait(0.2)
         self._start(slot)
 
     def wait_started(self, seconds: float = 30.0) -> bool:
@@ -221,7 +221,7 @@ class Fleet:
 
     def leave(self) -> None:
         """SIGTERM to all, at once; wait for their ends."""
-        self._open = False
+        self._closed.set()
         self._watch.join()
         leaving: list[Callable[[], None]] = []
         for worker in self.workers:
@@ -235,7 +235,7 @@ class Fleet:
 
     def close(self) -> None:
         """Kill what is left."""
-        self._open = False
+        self._closed.set()
         for worker in self.every:
             if worker.alive:
                 worker.process.kill()

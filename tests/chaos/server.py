@@ -96,7 +96,7 @@ class Server:
                         self._conn.close()
                     if time.monotonic() > deadline:
                         raise
-                    time.sleep(0.1)
+                    time.sleep(0.1)  # nobody tells when a server that crashed answers again: only an answer does
 
     def need_log(self) -> None:
         """Let the next write need a new segment of the log; without space for it the server ends."""

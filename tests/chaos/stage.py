@@ -185,12 +185,12 @@ class Stage:
                 moved, before = time.monotonic(), now
             if time.monotonic() - moved > STUCK_AFTER:
                 raise Failed(f"stuck: {live} tasks, and nothing moves\n{self._waiting()}")
-            time.sleep(0.1)
+            time.sleep(0.1)  # what killed workers would signal is lost: the database alone is asked, by no hot loop
         deadline = time.monotonic() + SETTLED_WITHIN
         while self._under_way():
             if time.monotonic() > deadline:
                 raise Failed(f"stuck: all tasks have ended, and handlers still run\n{self._open()}\n{self._waiting()}")
-            time.sleep(0.1)
+            time.sleep(0.1)  # their journals are files: nobody tells when a line is added
 
     def _under_way(self) -> int:
         self.records.read()

@@ -18,11 +18,13 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import psycopg
@@ -161,16 +163,20 @@ def run(soak: Soak, processes: int) -> bool:
 def slices(url: str, soak: Soak, processes: int) -> Generator[dict[str, Any], None, None]:
     """The line of each slice as it ends; those that still run are ended when nobody wants more."""
     waiting, running = soak.missing, dict[int, subprocess.Popen[bytes]]()
+    ended: SimpleQueue[int] = SimpleQueue()
+
+    def tell(seed: int, process: subprocess.Popen[bytes]) -> None:
+        process.wait()
+        ended.put(seed)
+
     try:
         while waiting or running:
             while waiting and len(running) < processes:
                 seed = waiting.pop(0)
                 running[seed] = start(url, seed, soak.size, soak.said(seed))
-            ended = [seed for seed, process in running.items() if process.poll() is not None]
-            for seed in ended:
-                yield verdict(soak.said(seed), seed, running.pop(seed).returncode)
-            if not ended:
-                time.sleep(0.2)
+                threading.Thread(target=tell, args=(seed, running[seed]), daemon=True).start()
+            seed = ended.get()
+            yield verdict(soak.said(seed), seed, running.pop(seed).returncode)
     finally:
         for process in running.values():
             process.terminate()
