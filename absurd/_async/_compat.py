@@ -29,6 +29,8 @@ Pool = AsyncConnectionPool[Connection]
 Cancelled = asyncio.CancelledError
 Lock = asyncio.Lock
 Semaphore = asyncio.Semaphore
+#: the asyncio task (the thread) that calls
+whereabouts = asyncio.current_task
 #: seconds: what the loop's clock can still add
 _LONGEST_WAIT = 86400.0
 
@@ -47,11 +49,6 @@ def check_handler(name: str, handler: Any) -> None:
 async def maybe_await(value: Any) -> Any:
     """The value, awaited when it can be (hooks and steps may be plain functions)."""
     return (await value) if inspect.isawaitable(value) else value
-
-
-def whereabouts() -> Any:
-    """The asyncio task (the thread) that calls."""
-    return asyncio.current_task()
 
 
 def check_timeout(seconds: float | None) -> None:

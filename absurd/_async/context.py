@@ -23,7 +23,7 @@ from absurd._core.options import seconds_of
 from absurd._core.outcome import Released
 from absurd._core.registry import RegisteredTask, validated
 from absurd._core.replay import History, kept_moment
-from absurd._core.retries import step_policy
+from absurd._core.retries import ONCE, step_policy
 from absurd._db import batch, procedures
 from absurd._db.batch import Answer
 from absurd._db.procedures import Claim
@@ -194,11 +194,14 @@ class AsyncTaskContext:
         """
         policy = step_policy(max_attempts, retry_strategy, timeout)
         _compat.check_timeout(policy.timeout)
-        checkpoint, done, state = await self._ask(name)
+        checkpoint, done, state = self._take(name)  # not _ask: each await here costs every step
+        if not done and self._history.ahead(checkpoint):
+            await _steps.fresh(self, checkpoint)
         if undo is not None:
             await _steps.intend(self, checkpoint, undo)
         if not done:
-            state = await self._keep(checkpoint, await _steps.tried(self, checkpoint, fn, policy))
+            tries = _compat.maybe_await(fn()) if policy is ONCE else _steps.tried(self, checkpoint, fn, policy)
+            state = await self._keep(checkpoint, await tries)
         return state if returns is None else validated(state, returns, f'step "{checkpoint}"')
 
     async def gather(self, steps: Mapping[str, Callable[[], Any]], *, limit: int | None = None) -> dict[str, Any]:
@@ -287,7 +290,8 @@ class AsyncTaskContext:
             tx = TransactionStep(self._client, conn, checkpoint, False, None)
             yield tx
             text = codec.encode(tx.result, what=f'result of step "{checkpoint}"')
-            await _steps.before_commit(self, checkpoint)
+            if self._history.loses_order(checkpoint):
+                await _steps.mark(self)
             claim = self._claim
             call = procedures.hold_and_checkpoint(claim.queue_id, self.run_id, claim.claim_no, checkpoint, text)
             try:
@@ -381,7 +385,8 @@ class AsyncTaskContext:
             if wake_at <= self._claim.claimed_at:
                 return
         else:
-            await _steps.before_commit(self, checkpoint)
+            if self._history.loses_order(checkpoint):
+                await _steps.mark(self)
         answer = await self._writer.write(batch.Sleep(*self._fence(), step=checkpoint, delay=delay, wake_at=wake_at))
         if answer.letter in ("o", "r"):
             raise SuspendTask(f'sleeping: step "{checkpoint}"')
@@ -487,17 +492,21 @@ class AsyncTaskContext:
         if self._running.reason is not None:
             raise self._running.reason
 
-    async def _ask(self, name: str) -> tuple[str, bool, Any]:
-        """The checkpoint name of the next call that uses `name`, and what is recorded of it; something new comes in order."""
+    def _take(self, name: str) -> tuple[str, bool, Any]:
+        """The checkpoint name of the next call that uses `name`, whether it is recorded, and the recorded value."""
         checkpoint = self._history.next_name(name)
         self._check()
-        _steps.enters(self)
+        here = _compat.whereabouts()
+        if here is not self._home:
+            _steps.enters(self, here)
         done, state = self._history.take(checkpoint)
-        if not done:
-            if self._history.timed_out(checkpoint):
-                self._history.time_out(checkpoint)
-            elif self._history.ahead():
-                await _steps.fresh(self, checkpoint)
+        return checkpoint, done, state
+
+    async def _ask(self, name: str) -> tuple[str, bool, Any]:
+        """`_take`; what is not recorded must come in order."""
+        checkpoint, done, state = self._take(name)
+        if not done and self._history.ahead(checkpoint):
+            await _steps.fresh(self, checkpoint)
         return checkpoint, done, state
 
     async def _spawn(self, checkpoint: str, task_name: str, params: Any, chosen: Mapping[str, Any]) -> Any:
@@ -506,7 +515,8 @@ class AsyncTaskContext:
 
     async def _keep(self, checkpoint: str, value: Any) -> Any:
         text = codec.encode(value, what=f'value of step "{checkpoint}"')
-        await _steps.before_commit(self, checkpoint)
+        if self._history.loses_order(checkpoint):
+            await _steps.mark(self)
         await self._write_checkpoint(checkpoint, text)
         state = codec.roundtrip(text)
         self._history.keep(checkpoint, state)
@@ -516,7 +526,8 @@ class AsyncTaskContext:
         self._accept(await self._writer.write(batch.Checkpoint(*self._fence(), checkpoint, text)), "or")
 
     async def _wait(self, row: batch.Write, checkpoint: str, what: str, where: str = "") -> Any:
-        await _steps.before_commit(self, checkpoint)
+        if self._history.loses_order(checkpoint):
+            await _steps.mark(self)
         answer = await self._writer.write(row)
         if answer.letter in ("s", "r"):
             raise SuspendTask(f"waiting for {what}")

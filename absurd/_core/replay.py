@@ -31,7 +31,8 @@ class History:
     def __init__(self, states: dict[str, Any] | None, timeouts: Iterable[str] | None, *, strict: bool = True) -> None:
         self._states = states or {}
         self._timeouts = set(timeouts or ())
-        self._pending = {name for name in self._states if not _is_mark(name)} | self._timeouts
+        self._pending = {name for name in self._states if not _is_mark(name)} if states else set()
+        self._pending |= self._timeouts
         self._strict = strict and UNORDERED not in self._states
         self._counts: dict[str, int] = {}
         self._used: set[str] = set()
@@ -64,7 +65,8 @@ class History:
         self._pending.discard(name)
         if name in self._states:
             return True, self._states[name]
-        self._open.add(name)
+        if name not in self._timeouts:
+            self._open.add(name)
         return False, None
 
     def take_group(self, names: Iterable[str]) -> dict[str, Any]:
@@ -101,15 +103,15 @@ class History:
 
     def loses_order(self, name: str) -> bool:
         """Whether the commit of `name` leaves a record that does not tell the way to it: to be marked first."""
-        return self._strict and not _is_mark(name) and (self.aside or bool(self._open - {name}))
+        return self._strict and (self.aside or len(self._open) > (name in self._open)) and not _is_mark(name)
 
     def unordered(self) -> None:
         """The order of calls says nothing from here on."""
         self._strict = False
 
-    def ahead(self) -> set[str]:
-        """What is recorded and has not been asked for; nothing where that does not matter."""
-        return self._pending if self._strict else set()
+    def ahead(self, name: str) -> set[str]:
+        """What is recorded and has not been asked for, now that `name` has; nothing where that does not matter."""
+        return self._pending if self._strict and name not in self._timeouts else set()
 
     @property
     def replaying(self) -> bool:

@@ -29,6 +29,8 @@ Cursor = psycopg.Cursor[Any]
 Pool = ConnectionPool[Connection]
 Lock = threading.Lock
 Semaphore = threading.Semaphore
+#: the thread (the asyncio task) that calls
+whereabouts = threading.current_thread
 
 
 class Cancelled(BaseException):
@@ -49,11 +51,6 @@ def check_handler(name: str, handler: Any) -> None:
 def maybe_await(value: Any) -> Any:
     """The value itself."""
     return value
-
-
-def whereabouts() -> Any:
-    """The thread (the asyncio task) that calls."""
-    return threading.current_thread()
 
 
 def check_timeout(seconds: float | None) -> None:

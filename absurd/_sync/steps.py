@@ -24,20 +24,21 @@ UNTIL_DONE = 65_535
 LONGEST_UNDONE = 1000
 
 
-def enters(ctx: TaskContext) -> None:
-    """A call of the handler: the first one says which task (thread) is the handler's own."""
-    here = _compat.whereabouts()
+def enters(ctx: TaskContext, here: object) -> None:
+    """A call from another task (thread) than the last first one: the first is the handler's own, any other has no order."""
     if ctx._home is None:
         ctx._home = here
-    elif ctx._home is not here:
+    else:
         ctx._history.aside = True
 
 
-def before_commit(ctx: TaskContext, checkpoint: str) -> None:
-    """Called before anything is recorded: if the record will not tell the way to it, that is recorded first, once."""
-    if ctx._history.loses_order(checkpoint):
-        ctx._history.unordered()
-        ctx._write_checkpoint(UNORDERED, "true")
+def mark(ctx: TaskContext) -> None:
+    """Called before something is recorded when the record will not tell the way to it: that is recorded first.
+
+    Whoever comes while the mark is on its way writes it too: what is recorded without it would look like an order.
+    """
+    ctx._write_checkpoint(UNORDERED, "true")
+    ctx._history.unordered()
 
 
 def fresh(ctx: TaskContext, checkpoint: str) -> None:
@@ -50,7 +51,7 @@ def fresh(ctx: TaskContext, checkpoint: str) -> None:
     if history.aside:
         return
     recorded = ctx._client._session.run(procedures.task_history(claim.queue_name, claim.task_id))
-    ahead = [] if recorded is None else judged(recorded, history.ahead())
+    ahead = [] if recorded is None else judged(recorded, history.ahead(checkpoint))
     if not ahead:
         history.unordered()
         return
@@ -105,11 +106,12 @@ def gather(ctx: TaskContext, calls: Mapping[str, Callable[[], Any]], limit: int 
         options.whole_number(limit, "limit")
     names = {name: ctx._history.next_name(name) for name in calls}
     ctx._check()
-    enters(ctx)
+    if (here := _compat.whereabouts()) is not ctx._home:
+        enters(ctx, here)
     kept = ctx._history.take_group(names.values())
     values = {name: kept[checkpoint] for name, checkpoint in names.items() if checkpoint in kept}
     missing = [name for name in calls if name not in values]
-    if missing and ctx._history.ahead():
+    if missing and ctx._history.ahead(names[missing[0]]):
         fresh(ctx, names[missing[0]])
 
     def run(name: str) -> Any:

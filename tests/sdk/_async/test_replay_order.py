@@ -277,6 +277,39 @@ async def test_children_side_by_side_can_be_waited_for(app: AsyncAbsurd, drive: 
     assert await drive.result(await app.spawn("parent", {})) == [2, 4]
 
 
+class Meeting:
+    """Lets the first two writes of a run go on once both have begun; `begun` are the names of all."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+        self._meet = _compat.barrier(2)
+        self.begun: list[str] = []
+
+    async def write(self, row: Any) -> Any:
+        self.begun.append(row.name)
+        if len(self.begun) <= 2:
+            await self._meet(row)
+        return await self._writer.write(row)
+
+
+async def test_nothing_is_recorded_while_the_mark_is_on_its_way(app: AsyncAbsurd, drive: Driver) -> None:
+    """Or an attempt that ends just then leaves a record that looks like an order."""
+    seen: list[Meeting] = []
+
+    @app.register_task("abreast", default_max_attempts=1)
+    async def abreast(params: Any, ctx: Any) -> Any:
+        ctx._writer = Meeting(ctx._writer)
+        seen.append(ctx._writer)
+
+        async def one(number: int) -> Any:
+            return await ctx.step(f"inner {number}", lambda: number)
+
+        return await ctx.map("outer", one, [1, 2])
+
+    assert await drive.result(await app.spawn("abreast", {})) == [1, 2]
+    assert seen[0].begun[:2] == ["$unordered", "$unordered"]
+
+
 async def test_tasks_that_began_before_there_were_marks_are_not_judged(
     app: AsyncAbsurd, drive: Driver, conn: Connection
 ) -> None:

@@ -92,14 +92,14 @@ async def test_a_task_whose_lease_ran_out_for_the_last_time_is_undone(
     book(app, done, [], default_max_attempts=1)
     spawned = await app.spawn("trip", {"approval": True})
     await drive.rest(spawned)
-    conn.execute("select absurd.emit_event('main', 'approved', 'null')")
-    run = conn.execute("select run_id from absurd.r_main where task_id = %s", (spawned["task_id"],)).fetchone()
-    conn.execute(
-        "update absurd.live set state = 'r', claimed_by = 'dead', claim_no = claim_no + 1, due_at = absurd.current_time(),"
-        " lease_until = absurd.current_time() - interval '1 s', started_at = absurd.current_time() where task_id = %s",
-        (spawned["task_id"],),
-    )
-    assert run is not None
+    with conn.transaction():  # before another worker sees that it is due, one has taken it and died
+        conn.execute("select absurd.emit_event('main', 'approved', 'null')")
+        died = conn.execute(
+            "update absurd.live set state = 'r', claimed_by = 'dead', claim_no = claim_no + 1, due_at = absurd.current_time(),"
+            " lease_until = absurd.current_time() - interval '1 s', started_at = absurd.current_time() where task_id = %s",
+            (spawned["task_id"],),
+        )
+    assert died.rowcount == 1
     assert (await drive.failure(spawned))["name"] == "$ClaimTimeout"
     assert (await companion(conn, drive)).result["undone"] == ["hotel", "flight"]
 

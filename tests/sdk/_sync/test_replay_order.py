@@ -268,6 +268,39 @@ def test_children_side_by_side_can_be_waited_for(app: Absurd, drive: Driver) -> 
     assert drive.result(app.spawn("parent", {})) == [2, 4]
 
 
+class Meeting:
+    """Lets the first two writes of a run go on once both have begun; `begun` are the names of all."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+        self._meet = _compat.barrier(2)
+        self.begun: list[str] = []
+
+    def write(self, row: Any) -> Any:
+        self.begun.append(row.name)
+        if len(self.begun) <= 2:
+            self._meet(row)
+        return self._writer.write(row)
+
+
+def test_nothing_is_recorded_while_the_mark_is_on_its_way(app: Absurd, drive: Driver) -> None:
+    """Or an attempt that ends just then leaves a record that looks like an order."""
+    seen: list[Meeting] = []
+
+    @app.register_task("abreast", default_max_attempts=1)
+    def abreast(params: Any, ctx: Any) -> Any:
+        ctx._writer = Meeting(ctx._writer)
+        seen.append(ctx._writer)
+
+        def one(number: int) -> Any:
+            return ctx.step(f"inner {number}", lambda: number)
+
+        return ctx.map("outer", one, [1, 2])
+
+    assert drive.result(app.spawn("abreast", {})) == [1, 2]
+    assert seen[0].begun[:2] == ["$unordered", "$unordered"]
+
+
 def test_tasks_that_began_before_there_were_marks_are_not_judged(app: Absurd, drive: Driver, conn: Connection) -> None:
     """What an earlier release recorded of them does not tell which step failed and was caught."""
     ran: list[str] = []
