@@ -291,8 +291,8 @@ class Engine:
             return known
         found = self.events.get(event)
         if found is not None and (since is None or found.emitted_at > since):
-            found.taken = True
             if ok:
+                found.taken = True
                 task.keep(step, found.payload)
                 return "a", found.payload
         if not ok:

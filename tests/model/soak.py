@@ -163,24 +163,30 @@ def run(soak: Soak, processes: int) -> bool:
 def slices(url: str, soak: Soak, processes: int) -> Generator[dict[str, Any], None, None]:
     """The line of each slice as it ends; those that still run are ended when nobody wants more."""
     waiting, running = soak.missing, dict[int, subprocess.Popen[bytes]]()
-    ended: SimpleQueue[int] = SimpleQueue()
+    ended: SimpleQueue[int | None] = SimpleQueue()
 
     def tell(seed: int, process: subprocess.Popen[bytes]) -> None:
         process.wait()
         ended.put(seed)
 
+    # an interruption waits until the slice that is being started is known, or that one would go on by itself
+    before = {number: signal.signal(number, lambda *_: ended.put(None)) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         while waiting or running:
             while waiting and len(running) < processes:
                 seed = waiting.pop(0)
                 running[seed] = start(url, seed, soak.size, soak.said(seed))
                 threading.Thread(target=tell, args=(seed, running[seed]), daemon=True).start()
-            seed = ended.get()
-            yield verdict(soak.said(seed), seed, running.pop(seed).returncode)
+            over = ended.get()
+            if over is None:
+                raise KeyboardInterrupt
+            yield verdict(soak.said(over), over, running.pop(over).returncode)
     finally:
         for process in running.values():
             process.terminate()
             process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def start(url: str, seed: int, size: int, output: Path) -> subprocess.Popen[bytes]:

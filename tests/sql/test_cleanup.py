@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -276,6 +277,21 @@ def test_housekeeping_spares_events_that_no_task_has_received(noon: Queue, clock
     assert noon.rows(question) == [{"queue_name": "q", "tasks_deleted": 0, "events_deleted": 0}]
     assert names(noon) == {"untaken"}
     assert cleanup(noon, "events", 0) == 1
+
+
+def test_a_run_that_is_over_takes_no_event(noon: Queue, clock: Clock) -> None:
+    """Or housekeeping takes it away before the next attempt, which then waits for ever."""
+    (over,) = noon.hold(1)
+    noon.emit("go")
+    noon.fail(over.run_id, retry_at=after(7200))
+    answers = noon.awaits([over, (uuid4(), 1)], ["s", "s"], ["go", "go"])
+    assert [row["payload"] for row in answers] == [None, None]
+    noon.policy(cleanup_ttl="1 hour")
+    clock.set(noon.conn, after(7201))
+    assert noon.rows("select * from absurd.housekeep(array[%s])", (noon.id,))[0]["events_deleted"] == 0
+    (again,) = noon.claim()
+    noon.await_event(again, "go")
+    assert noon.view("c")
 
 
 def test_a_name_emitted_again_is_untaken_again(noon: Queue, clock: Clock) -> None:

@@ -2683,19 +2683,19 @@ begin
   end if;
 
   -- 3. write under the runs' locks
-  -- best effort, so never waiting: retention keeps an unmarked event longer, nothing else
-  with taken as materialized (
-    select p_queue_id as queue_id, l.event_name
-      from (select distinct u.event_name as name from unnest(v_status, p_event_names) u(status, event_name)
-             where u.status = 'e' order by 1) n
-     cross join lateral (select e.event_name from absurd.events e
-                          where e.queue_id = p_queue_id and e.event_name = n.name and e.taken_at is null
-                            and e.emitted_at is not null for no key update skip locked) l)
-  update absurd.events e set taken_at = v_now from taken t where e.queue_id = t.queue_id and e.event_name = t.event_name;
   h := absurd.hold_runs(p_queue_id, p_run_ids, p_claim_nos, false);
   if cardinality(h.ok) > 1 then
     h.ok := absurd.last_of_each(h.task_ids, h.ok);  -- a run can wait for one thing only
   end if;
+  -- best effort, so never waiting: retention keeps an unmarked event longer, nothing else
+  with taken as materialized (
+    select p_queue_id as queue_id, l.event_name
+      from (select distinct u.event_name as name from unnest(v_status, h.ok, p_event_names) u(status, ok, event_name)
+             where u.status = 'e' and u.ok order by 1) n
+     cross join lateral (select e.event_name from absurd.events e
+                          where e.queue_id = p_queue_id and e.event_name = n.name and e.taken_at is null
+                            and e.emitted_at is not null for no key update skip locked) l)
+  update absurd.events e set taken_at = v_now from taken t where e.queue_id = t.queue_id and e.event_name = t.event_name;
   with input as materialized (
     select p_queue_id as queue_id, u.*, absurd.attempt_of(u.run_id) as attempt
       from unnest(h.task_ids, h.ok, v_status, p_run_ids, p_steps, p_event_names, p_timeouts)
