@@ -289,14 +289,13 @@ class Engine:
         """(status, payload): a answered, t timed out, s asleep. None: there is nothing to say, and the run may not wait."""
         if (known := self.answered(task, step)) is not None:
             return known
-        found = self.events.get(event)
-        if found is not None and (since is None or found.emitted_at > since):
-            if ok:
-                found.taken = True
-                task.keep(step, found.payload)
-                return "a", found.payload
         if not ok:
             return None
+        found = self.events.get(event)
+        if found is not None and (since is None or found.emitted_at > since):
+            found.taken = True
+            task.keep(step, found.payload)
+            return "a", found.payload
         self._wait(task, Wait(step, event, None if timeout is None else now + timeout))
         return "s", None
 
