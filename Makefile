@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup ui-setup ui-test screenshots demo test test-all test-pooler check gen compat stress chaos mutants soak bench-quick bench clean
+.PHONY: help setup ui-setup ui-test screenshots demo test test-all test-pooler check gen compat stress chaos mutants soak budgets bench-quick bench clean
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -102,6 +102,9 @@ mutants: setup ## put faults into the engine on purpose, see the tests catch eac
 
 soak: setup ## a million random steps against the model, about an hour (ARGS=--resume goes on after an interruption)
 	@PG=$(PG) $(BIN)/python -m tests.model.soak $(ARGS)
+
+budgets: setup ## the rows that each page's questions may read, with 1,000,000 tasks stored (CI: 80,000)
+	@ABSURD_BUDGET_ROWS=500000 $(BIN)/python -m pytest -q -n0 --timeout=1200 tests/sql/test_plans_search.py $(ARGS)
 
 bench-quick: setup ## five rows against absurd-sdk, about 3 minutes, on a machine that does nothing else
 	@$(BIN)/python -m benchmarks quick $(ARGS)
