@@ -29,8 +29,6 @@ Pool = AsyncConnectionPool[Connection]
 Cancelled = asyncio.CancelledError
 Lock = asyncio.Lock
 Semaphore = asyncio.Semaphore
-#: the asyncio task (the thread) that calls
-whereabouts = asyncio.current_task
 #: seconds: what the loop's clock can still add
 _LONGEST_WAIT = 86400.0
 
@@ -159,8 +157,8 @@ class Reply(Generic[T]):
 
     __slots__ = ("_future",)
 
-    def __init__(self) -> None:
-        self._future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._future: asyncio.Future[T] = (loop or asyncio.get_running_loop()).create_future()
 
     def set(self, value: T) -> None:
         if not self._future.done():
@@ -183,9 +181,16 @@ class Inbox(Generic[T]):
         self._ready = asyncio.Event()
         self._closed = False
         self._ended = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def reply(self) -> Reply[Any]:
+        """For an item to carry, so that who puts it can wait for its answer."""
+        if self._loop is None:  # to ask which loop runs is a system call before Python 3.12
+            self._loop = asyncio.get_running_loop()
+        return Reply(self._loop)
 
     def put(self, item: T) -> bool:
         """False when the reader has gone: nobody will ever see the item."""
@@ -453,17 +458,22 @@ class Waker:
 class Running:
     """A handler under way: cancellable from outside, with the reason why."""
 
-    __slots__ = ("_task", "reason")
+    __slots__ = ("_loop", "_task", "reason")
 
     def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
         self.reason: BaseException | None = None
 
     async def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run in a task of its own: its own context, and cancellation reaches nothing else."""
-        task = asyncio.get_running_loop().create_task(call())
-        self._task = task
+        self._loop = asyncio.get_running_loop()
+        self._task = task = self._loop.create_task(call())
         return await task
+
+    def whereabouts(self) -> Any:
+        """The asyncio task (the thread) that calls."""
+        return asyncio.current_task(self._loop)
 
     def stop(self, reason: BaseException) -> None:
         """Ask it to end: CancelledError at its next await."""

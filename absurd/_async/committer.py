@@ -78,7 +78,7 @@ class Committer:
 
         Raises Released when the worker has stopped writing.
         """
-        reply: _compat.Reply[Answer] = _compat.Reply()
+        reply: _compat.Reply[Answer] = self._inbox.reply()
         if not self._inbox.put(_Item(row, reply)):
             raise Released
         return await reply.get()
@@ -87,7 +87,7 @@ class Committer:
         """Commit the end of a run soon; waits, unless told otherwise, only when too much is under way. Never raises what
         the database says about the row: that is recorded, or logged. `over` is called when the row needs its lease no
         more: it is written, or never will be."""
-        room: _compat.Reply[None] | None = _compat.Reply() if wait and len(self._inbox) >= BACKLOG else None
+        room: _compat.Reply[None] | None = self._inbox.reply() if wait and len(self._inbox) >= BACKLOG else None
         item = _Item(row, None, over, room)
         if not self._inbox.put(item):
             self._fail(item, Released())

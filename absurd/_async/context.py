@@ -496,7 +496,7 @@ class AsyncTaskContext:
         """The checkpoint name of the next call that uses `name`, whether it is recorded, and the recorded value."""
         checkpoint = self._history.next_name(name)
         self._check()
-        here = _compat.whereabouts()
+        here = self._running.whereabouts()
         if here is not self._home:
             _steps.enters(self, here)
         done, state = self._history.take(checkpoint)

@@ -29,8 +29,6 @@ Cursor = psycopg.Cursor[Any]
 Pool = ConnectionPool[Connection]
 Lock = threading.Lock
 Semaphore = threading.Semaphore
-#: the thread (the asyncio task) that calls
-whereabouts = threading.current_thread
 
 
 class Cancelled(BaseException):
@@ -164,6 +162,10 @@ class Inbox(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def reply(self) -> Reply[Any]:
+        """For an item to carry, so that who puts it can wait for its answer."""
+        return Reply()
 
     def put(self, item: T) -> bool:
         """False when the reader has gone: nobody will ever see the item."""
@@ -353,6 +355,10 @@ class Running:
     def run(self, call: Callable[[], T]) -> T:
         """Run here, in a fresh copy of the context."""
         return contextvars.copy_context().run(call)
+
+    def whereabouts(self) -> Any:
+        """The thread (the asyncio task) that calls."""
+        return threading.current_thread()
 
     def stop(self, reason: BaseException) -> None:
         """Ask it to end at its next context call."""
