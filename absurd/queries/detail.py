@@ -6,8 +6,6 @@ however large its payloads.
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +13,7 @@ from typing import Literal, get_args
 from uuid import UUID
 
 from absurd.errors import ConfigError
-from absurd.queries import Page, Query, Row, at_least_one, tasks
+from absurd.queries import Page, Query, Row, at_least_one, cursor, tasks
 from absurd.queries.tasks import State, Task, Wait
 
 Part = Literal["params", "headers", "result", "failure", "checkpoint", "run_result", "run_failure"]
@@ -204,7 +202,7 @@ def checkpoints(
     params: Row = {"queue": queue, "id": task_id, "limit": limit + 1}
     condition = "true"
     if after is not None:
-        params["at"], params["name"] = _decoded(after)
+        params["at"], params["name"] = cursor.read(after, "a list of checkpoints", cursor.moment, cursor.name)
         condition = f"(c.updated_at, c.name) {'<' if newest else '>'} (%(at)s::timestamptz, %(name)s::text)"
     sql = _CHECKPOINTS.format(
         checkpoint=_checkpoint(preview),
@@ -298,12 +296,4 @@ def _previewed(row: Row | None) -> Preview | None:
 
 
 def _encoded(row: Row) -> str:
-    return base64.urlsafe_b64encode(json.dumps([row["updated_at"], row["name"]]).encode()).decode()
-
-
-def _decoded(cursor: str) -> tuple[datetime, str]:
-    try:
-        at, name = json.loads(base64.urlsafe_b64decode(cursor))
-        return datetime.fromisoformat(at), str(name)
-    except (ValueError, TypeError, AttributeError):
-        raise ConfigError(f"not a cursor of a list of checkpoints: {cursor!r}; use `next` of the page before") from None
+    return cursor.written(row["updated_at"], row["name"])

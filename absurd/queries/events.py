@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from absurd.errors import ConfigError
-from absurd.queries import Page, Query, Row, at_least_one, prefixed
+from absurd.queries import Page, Query, Row, at_least_one, cursor, prefixed
 from absurd.queries.detail import Payload, Preview, preview_of
 
 EventState = Literal["emitted", "pending"]
@@ -111,7 +108,8 @@ def find(which: EventFilter) -> Query[Page[Event]]:
     """
     at_least_one(limit=which.limit, budget=which.budget, preview=1 if which.preview is None else which.preview)
     name, prefix = prefixed(which.name)
-    half, last_at, last, last_queue = _decoded(which.after) if which.after is not None else (None, None, None, None)
+    last_at, last, last_queue = _place(which.after)
+    half = None if which.after is None else int(last_at is not None)
     params: Row = {
         "queue": which.queue, "name": name, "prefix": prefix, "pending": which.state != "emitted",
         "emitted": which.state != "pending", "since": which.since, "half": half, "last_at": last_at, "last": last,
@@ -132,17 +130,17 @@ def payload(queue: str, name: str) -> Query[Payload | None]:
     return Query(_PAYLOAD, params, decode)
 
 
-def _decoded(cursor: str) -> tuple[int, datetime | None, str, int]:
-    try:
-        at, name, queue = json.loads(base64.urlsafe_b64decode(cursor))
-        return (1 if at else 0), (datetime.fromisoformat(at) if at else None), str(name), int(queue)
-    except (ValueError, TypeError, AttributeError):
-        raise ConfigError(f"not a cursor of an event list: {cursor!r}; use `next` of the page before") from None
+def _place(after: str | None) -> tuple[datetime | None, str | None, int | None]:
+    """When the last event of the page before was emitted, if it was, its name and its queue."""
+    if after is None:
+        return None, None, None
+    at, name, queue = cursor.read(after, "a list of events", cursor.moment_or_none, cursor.name, cursor.queue_id)
+    return at, name, queue
 
 
 def _encoded(row: Row) -> str:
     at = row["place_at"].isoformat() if row["place_at"] else None
-    return base64.urlsafe_b64encode(json.dumps([at, row["event_name"], row["queue_id"]]).encode()).decode()
+    return cursor.written(at, row["event_name"], row["queue_id"])
 
 
 def _page(rows: Sequence[Row], which: EventFilter) -> Page[Event]:

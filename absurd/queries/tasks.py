@@ -8,8 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from absurd.errors import ConfigError
-from absurd.queries import Page, Query, Row, at_least_one, prefixed
+from absurd.queries import Page, Query, Row, at_least_one, cursor, prefixed
 from absurd.types import TaskState
 
 State = TaskState
@@ -179,7 +178,7 @@ def find(which: TaskFilter) -> Query[Page[Task]]:
     at_least_one(limit=which.limit, budget=which.budget)
     live, ended = _states(which.states)
     name, prefix = prefixed(which.name)
-    below, below_queue = _cursor(which.after) if which.after is not None else (None, None)
+    below, below_queue = _place(which.after)
     params: Row = {
         "queue": which.queue, "name": name, "prefix": prefix, "live": live, "ended": ended, "since": which.since,
         "until": which.until, "text": which.text, "id": which.id, "below": below, "below_queue": below_queue,
@@ -204,12 +203,17 @@ def _states(states: tuple[State, ...]) -> tuple[list[str] | None, list[str] | No
     return live or None, ended or None
 
 
-def _cursor(text: str) -> tuple[UUID, int]:
+def _place(after: str | None) -> tuple[UUID | None, int | None]:
+    """The id and the queue of the last task of the page before."""
+    if after is None:
+        return None, None
+    task, _, queue = after.partition(".")
     try:
-        task, _, queue = text.partition(".")
-        return UUID(task), int(queue)
+        if not (queue.isascii() and queue.isdecimal()):
+            raise ValueError("no number")
+        return cursor.task_id(task), cursor.queue_id(int(queue))
     except ValueError:
-        raise ConfigError(f"not a cursor of a task list: {text!r}; use `next` of the page before") from None
+        raise cursor.refused(after, "a list of tasks") from None
 
 
 def _page(rows: Sequence[Row], limit: int) -> Page[Task]:

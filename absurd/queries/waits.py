@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from absurd.errors import ConfigError
-from absurd.queries import Page, Query, Row, at_least_one, prefixed
+from absurd.queries import Page, Query, Row, at_least_one, cursor, prefixed
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ def find(which: WaitFilter) -> Query[Page[Wait]]:
     """Waits, those of the newest tasks first. Raises ConfigError for a cursor that is none, or a limit or budget below 1."""
     at_least_one(limit=which.limit, budget=which.budget)
     event, prefix = prefixed(which.event)
-    below, below_queue, below_step = _decoded(which.after) if which.after is not None else (None, None, None)
+    below, below_queue, below_step = _place(which.after)
     params: Row = {
         "queue": which.queue, "event": event, "prefix": prefix, "task": which.task, "below": below,
         "below_queue": below_queue, "below_step": below_step, "limit": which.limit, "budget": which.budget,
@@ -85,12 +82,12 @@ def find(which: WaitFilter) -> Query[Page[Wait]]:
     return Query(_FIND, params, lambda rows: _page(rows, which.limit))
 
 
-def _decoded(cursor: str) -> tuple[UUID, int, str]:
-    try:
-        task, queue, step = json.loads(base64.urlsafe_b64decode(cursor))
-        return UUID(task), int(queue), str(step)
-    except (ValueError, TypeError, AttributeError):
-        raise ConfigError(f"not a cursor of a list of waits: {cursor!r}; use `next` of the page before") from None
+def _place(after: str | None) -> tuple[UUID | None, int | None, str | None]:
+    """The task, the queue and the step of the last wait of the page before."""
+    if after is None:
+        return None, None, None
+    task, queue, step = cursor.read(after, "a list of waits", cursor.task_id, cursor.queue_id, cursor.name)
+    return task, queue, step
 
 
 def _page(rows: Sequence[Row], limit: int) -> Page[Wait]:
@@ -98,7 +95,5 @@ def _page(rows: Sequence[Row], limit: int) -> Page[Wait]:
     stop = next((row for row in rows if not row["hit"]), None)
     if stop is None:
         return Page(items, None)
-    place = json.dumps([str(stop["place"]), stop["queue_id"], stop["place_step"]])
-    return Page(
-        items, base64.urlsafe_b64encode(place.encode()).decode(), None if len(items) == limit else stop["moment"]
-    )
+    place = cursor.written(str(stop["place"]), stop["queue_id"], stop["place_step"])
+    return Page(items, place, None if len(items) == limit else stop["moment"])
