@@ -18,7 +18,7 @@ from psycopg.conninfo import make_conninfo
 
 from absurd import ConnectionLost, TaskNotFound
 from habitat_lite import live
-from habitat_lite.live import TICK, Feed, print_of, stream
+from habitat_lite.live import TICK, Browser, Feed, print_of, stream
 from habitat_lite.source import TooSlow
 from tests.cli.engine import Engine
 from tests.habitat.conftest import MakeSite, Site
@@ -85,8 +85,14 @@ def clock() -> Clock:
     return Clock()
 
 
-def got(news: asyncio.Queue[str]) -> str | None:
-    return None if news.empty() else news.get_nowait()
+def got(browser: Browser) -> str | None:
+    """The page it gets, if any."""
+    return browser.take()[1]
+
+
+def told(browser: Browser) -> str | None:
+    """How things stand, if that is new to it."""
+    return browser.take()[0]
 
 
 def most_a_second(clock: Clock) -> float:
@@ -238,6 +244,110 @@ async def test_a_database_that_went_away_is_found_again(clock: Clock) -> None:
     assert most_a_second(clock) <= 1
 
 
+@pytest.mark.parametrize(
+    "error", [ConnectionLost(), TooSlow("5 s"), psycopg.OperationalError("gone"), ValueError("odd")]
+)
+async def test_browsers_are_told_once_that_the_database_cannot_be_asked_and_once_that_it_can(
+    clock: Clock, error: Exception
+) -> None:
+    world = World(clock)
+    feed = Feed(world.pulse, clock.sleep)
+    with feed.watch("a", world.page("a")) as one, feed.watch("b", world.page("b")) as two:
+        assert told(one) is None  # nothing is known yet
+        for _ in range(4):
+            await clock.second()
+        assert (told(one), told(two)) == ("live", "live")
+        world.error = error
+        await clock.second()
+        assert (told(one), told(two)) == ("lost", "lost")
+        await clock.second()
+        assert (told(one), told(two)) == (None, None)
+        with feed.watch("a", world.page("a")) as late, feed.watch("c", world.page("c")) as new:
+            assert (told(late), told(new)) == ("lost", "lost")  # at once
+        world.error = None
+        await clock.second()
+        assert (told(one), told(two)) == ("live", "live")
+        await clock.second()
+        assert (told(one), told(two)) == (None, None)
+    assert most_a_second(clock) <= 1
+
+
+async def test_a_page_whose_own_question_finds_no_database_is_told_so(clock: Clock) -> None:
+    world = World(clock)
+    feed = Feed(world.pulse, clock.sleep)
+    with feed.watch("a", world.page("a", ConnectionLost())) as one:
+        for _ in range(3):
+            await clock.second()
+        assert told(one) == "lost"
+
+
+async def test_who_was_told_of_a_loss_that_passed_before_it_listened_hears_nothing(clock: Clock) -> None:
+    world = World(clock)
+    feed = Feed(world.pulse, clock.sleep)
+    with feed.watch("a", world.page("a")) as slow:
+        for _ in range(3):
+            await clock.second()
+        assert told(slow) == "live"
+        world.error = ConnectionLost()
+        await clock.second()
+        world.error = None
+        await clock.second()
+        assert told(slow) is None
+
+
+async def test_when_somebody_looks_again_after_a_loss_it_is_found_out_anew(clock: Clock) -> None:
+    world = World(clock)
+    feed = Feed(world.pulse, clock.sleep)
+    world.error = ConnectionLost()
+    with feed.watch("a", world.page("a")) as one:
+        await clock.second()
+        assert told(one) == "lost"
+    with feed.watch("a", world.page("a")) as other:
+        assert told(other) is None
+
+
+async def test_a_page_that_cannot_be_shown_as_it_is_now_is_told_so_until_it_can(clock: Clock) -> None:
+    world = World(clock)
+    feed = Feed(world.pulse, clock.sleep)
+    error: Exception | None = TaskNotFound("cleaned up")
+
+    async def render() -> tuple[str, int]:
+        if error is not None:
+            raise error
+        return "page", 1
+
+    with feed.watch("a", render) as odd, feed.watch("b", world.page("b")) as other:
+        for _ in range(4):
+            await clock.second()
+        assert (told(odd), told(other)) == ("stale", "live")
+        world.error = ConnectionLost()
+        await clock.second()
+        world.error = None
+        assert told(odd) == "lost"
+        await clock.second()
+        assert told(odd) == "stale"  # the database is back, the page is not
+        error, world.number = None, 1
+        for _ in range(3):
+            await clock.second()
+        assert odd.take() == ("live", "page")
+
+
+async def test_a_loss_is_logged_once(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    world = World(clock)
+    feed = Feed(world.pulse, clock.sleep)
+    with feed.watch("a", world.page("a")):
+        world.error = ConnectionLost()
+        for _ in range(5):
+            await clock.second()
+        world.error = None
+        for _ in range(3):
+            await clock.second()
+    assert [each.message.partition(":")[0] for each in caplog.records if each.name == "habitat"] == [
+        "live pages cannot be refreshed",
+        "live pages are refreshed again",
+    ]
+
+
 async def test_a_page_that_has_gone_does_not_hold_up_the_others(clock: Clock) -> None:
     world = World(clock)
     feed = Feed(world.pulse, clock.sleep)
@@ -288,7 +398,10 @@ async def test_the_stream_says_what_the_browser_has_not_seen_and_nothing_else(cl
     await asyncio.sleep(0)
     for _ in range(4):
         await clock.second()
-    assert sent == ["retry: 2000\n\n"]
+    assert sent == ["retry: 2000\n\n", "event: state\ndata: live\n\n"]
+    world.error = ConnectionLost()
+    await clock.second()
+    world.error = None
     world.number = 1
     await clock.second()
     await clock.second()
@@ -296,7 +409,11 @@ async def test_the_stream_says_what_the_browser_has_not_seen_and_nothing_else(cl
     with contextlib.suppress(asyncio.CancelledError):
         await reading
     page = "line one\n\ndata: two 1"
-    assert sent[1:] == [f"id: {print_of(page)}\ndata: {json.dumps(page)}\n\n"]
+    assert sent[2:] == [
+        "event: state\ndata: lost\n\n",
+        "event: state\ndata: live\n\n",
+        f"id: {print_of(page)}\ndata: {json.dumps(page)}\n\n",
+    ]
     assert not feed._watched
 
 
@@ -317,6 +434,7 @@ class Listener:
         self.status = 0
         self.type = ""
         self.parts: asyncio.Queue[str] = asyncio.Queue()
+        self.states: asyncio.Queue[str] = asyncio.Queue()
         self._gone = asyncio.Event()
         raw, _, query = path.partition("?")
         scope = {
@@ -339,7 +457,9 @@ class Listener:
             self.status = message["status"]
             self.type = dict(message["headers"]).get(b"content-type", b"").decode()
         elif message.get("body"):
-            self.parts.put_nowait(message["body"].decode())
+            said = message["body"].decode()
+            states = said.startswith("event: state\n")
+            (self.states if states else self.parts).put_nowait(said)
 
     async def leave(self) -> None:
         self._gone.set()
@@ -452,11 +572,35 @@ async def test_every_kind_of_page_is_live(timed: Site, clock: Clock, engine: Eng
         assert content.strip() in page.replace((await timed.token()), ""), path
 
 
-async def test_a_page_that_is_none_sends_nothing(timed: Site, clock: Clock, engine: Engine) -> None:
+async def test_a_page_that_is_none_sends_nothing_but_that(timed: Site, clock: Clock, engine: Engine) -> None:
     async with listening(timed, "/live/tasks/nonsense") as listener:
         for _ in range(3):
             await clock.second()
         assert listener.parts.empty()
+        assert await asyncio.wait_for(listener.states.get(), 20) == "event: state\ndata: stale\n\n"
+
+
+async def test_a_database_that_refuses_is_told_to_who_looks(
+    timed: Site, clock: Clock, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = timed.inner.state.source
+
+    async def refuse(_: object) -> None:
+        raise ConnectionLost("no connection")
+
+    async with listening(timed, "/live/tasks") as listener:
+
+        async def heard() -> str:
+            while listener.states.empty():
+                source.forget()
+                await clock.second()
+            return listener.states.get_nowait()
+
+        assert await heard() == "event: state\ndata: live\n\n"
+        with monkeypatch.context() as patch:
+            patch.setattr(source, "_run", refuse)
+            assert await heard() == "event: state\ndata: lost\n\n"
+        assert await heard() == "event: state\ndata: live\n\n"
 
 
 async def test_answers_are_shared_by_all_who_ask_within_a_second(site: Site, engine: Engine) -> None:
