@@ -18,7 +18,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from absurd import AbsurdError, embedded
-from habitat_lite import actions, guard, pages
+from habitat_lite import actions, guard, pages, twins
 from habitat_lite.live import Feed
 from habitat_lite.source import Source, TooSlow
 
@@ -42,6 +42,7 @@ def create_app(
         await source.close()
 
     routes: list[Any] = [
+        *twins.routes(),  # before the pages: ID.json is no id
         *pages.routes(),
         *actions.routes(),
         Route("/health", _health),

@@ -1,33 +1,28 @@
-"""The pages: each is a question or two, a template, and a JSON twin."""
+"""The pages: each is a question or two, and a template. (`twins` are the same as JSON.)"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
-from uuid import UUID
 
-from starlette.exceptions import HTTPException
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from absurd import ConfigError, InvalidOption, TaskNotFound, queries
+from absurd import TaskNotFound
 from absurd.queries import Query, detail, events, overview, queues, tasks, waits, why
-from absurd.queries.events import EventFilter
-from absurd.queries.tasks import STATES, TaskFilter
-from absurd.queries.waits import WaitFilter
-from habitat_lite import guard, render, timeline
+from absurd.queries.tasks import STATES
+from habitat_lite import filters, guard, render, timeline
 from habitat_lite.live import print_of, stream
 from habitat_lite.source import Source
 
 T = TypeVar("T")
 Given = dict[str, Any]
-PAGE = 50
 CHECKPOINTS = 100
-PAYLOADS = ("params", "headers", "result", "failure", "checkpoint", "run_result", "run_failure")
+_AGAIN = ("queue", "state", "name", "since", "until", "id", "text", "limit", "q")
 
 
 class Asker:
@@ -47,26 +42,26 @@ class Asker:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of page. `gather` asks; what it gives is the template's context, and under `json` the twin."""
+    """A kind of page. `gather` asks; what it gives is the template's context."""
 
     name: str
     path: str
     template: str
-    gather: Callable[[Asker, Mapping[str, str], Mapping[str, str]], Awaitable[Given]]
+    gather: Callable[[Asker, Mapping[str, str], QueryParams], Awaitable[Given]]
 
 
-async def _overview(ask: Asker, path: Mapping[str, str], query: Mapping[str, str]) -> Given:
+async def _overview(ask: Asker, path: Mapping[str, str], query: QueryParams) -> Given:
     page = await ask(overview.find(after=query.get("after") or None))
     workers = await ask(overview.workers())
-    return {"title": "Overview", "queues": page, "workers": workers, "json": {"queues": page, "workers": workers}}
+    return {"title": "Overview", "queues": page, "workers": workers}
 
 
-async def _tasks(ask: Asker, path: Mapping[str, str], query: Mapping[str, str]) -> Given:
-    which = _task_filter(query)
+async def _tasks(ask: Asker, path: Mapping[str, str], query: QueryParams) -> Given:
+    which = filters.tasks_of(query)
     page = await ask(tasks.find(which))
     names = await ask(queues.find(), 30.0)
     kept = await ask(overview.find(which.queue), 30.0)
-    again = {key: query[key] for key in ("queue", "state", "name", "since", "q") if query.get(key)}
+    again = {key: query.getlist(key) for key in _AGAIN if query.get(key)}
     return {
         "title": "Tasks",
         "page": page,
@@ -79,13 +74,14 @@ async def _tasks(ask: Asker, path: Mapping[str, str], query: Mapping[str, str]) 
         "filtered": bool(again),
         "since": query.get("since", ""),
         "search": query.get("q", ""),
-        "json": page,
     }
 
 
-async def _task(ask: Asker, path: Mapping[str, str], query: Mapping[str, str]) -> Given:
+async def _task(ask: Asker, path: Mapping[str, str], query: QueryParams) -> Given:
     found = await ask(
-        detail.get(_id(path["id"]), query.get("queue") or None, checkpoints=CHECKPOINTS, checkpoint_preview=1_000)
+        detail.get(
+            filters.task_id(path["id"]), query.get("queue") or None, checkpoints=CHECKPOINTS, checkpoint_preview=1_000
+        )
     )
     if found is None:
         raise TaskNotFound(f"no queue holds task {path['id']}: it may have been cleaned up")
@@ -95,35 +91,26 @@ async def _task(ask: Asker, path: Mapping[str, str], query: Mapping[str, str]) -
         "why": why.explain(found),
         "marks": timeline.marks(found),
         "axis": timeline.axis(found.task),
-        "json": {"why": why.explain(found), **queries.as_json(found)},
     }
 
 
-async def _events(ask: Asker, path: Mapping[str, str], query: Mapping[str, str]) -> Given:
-    state = query.get("state") or None
-    if state not in (None, "emitted", "pending"):
-        raise InvalidOption(f"state must be emitted or pending, not {state!r}")
-    which = EventFilter(
-        queue=query.get("queue") or None,
-        name=query.get("name") or None,
-        state=state,  # type: ignore[arg-type]
-        waiters=True,
-        preview=2_000,
-        limit=PAGE,
-        after=query.get("after") or None,
-    )
+async def _events(ask: Asker, path: Mapping[str, str], query: QueryParams) -> Given:
+    which = filters.events_of(_only(query, "queue", "name", "state", "after"), preview=2_000)
     page = await ask(events.find(which))
     names = await ask(queues.find(), 30.0)
-    return {"title": "Events", "page": page, "which": which, "queues": names, "json": page}
+    return {"title": "Events", "page": page, "which": which, "queues": names}
 
 
-async def _waits(ask: Asker, path: Mapping[str, str], query: Mapping[str, str]) -> Given:
-    which = WaitFilter(
-        queue=query.get("queue") or None, event=query.get("event") or None, limit=PAGE, after=query.get("after") or None
-    )
+async def _waits(ask: Asker, path: Mapping[str, str], query: QueryParams) -> Given:
+    which = filters.waits_of(_only(query, "queue", "event", "after"))
     page = await ask(waits.find(which))
     names = await ask(queues.find(), 30.0)
-    return {"title": "Waits", "page": page, "which": which, "queues": names, "json": page}
+    return {"title": "Waits", "page": page, "which": which, "queues": names}
+
+
+def _only(query: QueryParams, *names: str) -> QueryParams:
+    """The fields that the form of a page has, and its links go on with."""
+    return QueryParams([(name, value) for name, value in query.multi_items() if name in names])
 
 
 KINDS = {
@@ -139,19 +126,11 @@ KINDS = {
 
 
 def routes() -> list[Route]:
-    """Every page, its JSON twin and its stream; payloads whole."""
-    found = [
-        Route("/tasks/{id}/raw/{part}", _raw),
-        Route("/events/raw", _raw_event),
-        Route("/tasks/{id}/checkpoints.json", _checkpoints),
-    ]
+    """Every page and its stream."""
+    found = []
     for kind in KINDS.values():
-        path = kind.path if kind.path != "/" else "/overview"
-        found += [
-            Route(f"{path}.json", _twin(kind)),
-            Route(f"/live{path}", _live(kind)),
-            Route(kind.path, _html(kind)),
-        ]
+        live = kind.path if kind.path != "/" else "/overview"
+        found += [Route(f"/live{live}", _live(kind)), Route(kind.path, _html(kind))]
     return found
 
 
@@ -216,20 +195,12 @@ def _content(kind: Kind, frame: Given, given: Given) -> str:
     return render.content(kind.template, {**frame, "token": "", "said": "", **given})
 
 
-def _twin(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(request: Request) -> Response:
-        given = await kind.gather(Asker(request.app.state.source), request.path_params, request.query_params)
-        return JSONResponse(queries.as_json(given["json"]))
-
-    return answer
-
-
 def _live(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         if request.method == "HEAD":  # a stream has no end
             return Response(media_type="text/event-stream")
         source: Source = request.app.state.source
-        path, query = dict(request.path_params), dict(request.query_params)
+        path, query = dict(request.path_params), request.query_params
         seen = request.headers.get("last-event-id") or query.get("seen", "")
         frame = _frame(request, kind.name)
 
@@ -243,75 +214,3 @@ def _live(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
         return StreamingResponse(stream(feed, address, content, seen), media_type="text/event-stream")
 
     return answer
-
-
-async def _raw(request: Request) -> Response:
-    part, queue = request.path_params["part"], request.query_params.get("queue", "")
-    name: Any = request.query_params.get("name")
-    if part not in PAYLOADS:
-        raise HTTPException(404)
-    if part.startswith("run_") and name is not None and name.isdecimal() and len(name) < 10:
-        name = int(name)
-    question = detail.payload(queue, _id(request.path_params["id"]), part, name)
-    found = await Asker(request.app.state.source)(question, 0)  # it may be large: nobody keeps it
-    if found is None:
-        raise TaskNotFound(f"task {request.path_params['id']} of queue {queue!r} has no such {part}")
-    return PlainTextResponse(found.text, headers={"content-disposition": f'inline; filename="{part}.json"'})
-
-
-async def _raw_event(request: Request) -> Response:
-    queue, name = request.query_params.get("queue", ""), request.query_params.get("name", "")
-    found = await Asker(request.app.state.source)(events.payload(queue, name), 0)
-    if found is None:
-        raise HTTPException(404)
-    return PlainTextResponse(found.text, headers={"content-disposition": 'inline; filename="payload.json"'})
-
-
-async def _checkpoints(request: Request) -> Response:
-    query = request.query_params
-    question = detail.checkpoints(
-        query.get("queue", ""), _id(request.path_params["id"]), after=query.get("after") or None
-    )
-    return JSONResponse(queries.as_json(await Asker(request.app.state.source)(question)))
-
-
-def _id(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise TaskNotFound(f"{text!r} is no id of a task") from None
-
-
-def _task_filter(query: Mapping[str, str]) -> TaskFilter:
-    state, since = query.get("state") or "", query.get("since") or ""
-    if state and state not in STATES:
-        raise InvalidOption(f"state must be one of {', '.join(STATES)}, not {state!r}")
-    which = TaskFilter(
-        queue=query.get("queue") or None,
-        name=query.get("name") or None,
-        states=(state,) if state else (),
-        since=_since(since) if since else None,
-        limit=PAGE,
-        after=query.get("after") or None,
-    )
-    text = (query.get("q") or "").strip()
-    if not text:
-        return which
-    try:
-        return replace(which, id=UUID(text))
-    except ValueError:
-        return replace(which, text=text)
-
-
-def _since(text: str) -> datetime:
-    """`15m`, `24h`, `7d`, or a moment."""
-    units = {"m": 60, "h": 3600, "d": 86400}
-    try:
-        if text[-1] in units:
-            # to the minute, so that those who ask the same share an answer
-            now = datetime.now(UTC).replace(second=0, microsecond=0)
-            return now - timedelta(seconds=int(text[:-1]) * units[text[-1]])
-        moment = datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
-        raise ConfigError(f"since must be as 15m, 24h, 7d or 2026-03-01T12:00, not {text!r}") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Events: emit, list."""
+"""Events: emit, list, and who waits."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import click
 from absurd.cli import options, output
 from absurd.cli.connection import Target
 from absurd.cli.options import Command, Json, Moment, json_option, pass_target, queue_option
-from absurd.queries import events, filled
+from absurd.queries import document, events, filled, waits
 from absurd.queries.events import Event, EventFilter
+from absurd.queries.waits import Wait, WaitFilter
 
 
 @click.command("emit-event", cls=Command)
@@ -57,7 +58,7 @@ def emit_event(
 @click.option(
     "-s", "--state", type=click.Choice(["emitted", "pending"]), help="pending: somebody waits, nobody has emitted."
 )
-@click.option("--waiters", is_flag=True, help="Also who waits.")
+@click.option("--waiters", is_flag=True, help="Also who waits; with --json always.")
 @click.option("--since", type=Moment(), metavar="WHEN", help="Emitted, or waited for, since: 30m, 7d, or a moment.")
 @click.option(
     "-l", "--limit", type=click.IntRange(min=1), metavar="N", default=50, show_default=True, help="Events at most."
@@ -88,16 +89,60 @@ def list_events(
     """
     if not all_queues:
         target.require_queue(queue)
-    which = EventFilter(None if all_queues else queue, name, state, since, waiters, limit, after)
+    which = EventFilter(None if all_queues else queue, name, state, since, waiters or as_json, limit, after)
     page = filled(target.ask, events.find, which)
     if as_json:
-        output.data({"events": page.items, "next": page.next})
+        output.data(document.listed("events", page))
         return
     if page.items:
         _print(page.items, all_queues)
     output.line(f"Total: {len(page.items)} event(s)" if page.items else "No events found")
     if page.next:
         output.note(f"There are more: --after {page.next}")
+
+
+@click.command("list-waits", cls=Command)
+@queue_option
+@click.option("-a", "--all-queues", is_flag=True, help="Every queue.")
+@click.option("-e", "--event", metavar="NAME", help="For this event, or a prefix: payment.*")
+@click.option(
+    "-l", "--limit", type=click.IntRange(min=1), metavar="N", default=50, show_default=True, help="Waits at most."
+)
+@click.option("--after", metavar="CURSOR", help="Go on where another list ended.")
+@json_option
+@pass_target
+def list_waits(
+    target: Target, queue: str, all_queues: bool, event: str | None, limit: int, after: str | None, as_json: bool
+) -> None:
+    """List who waits for what, those of the newest tasks first.
+
+    For an event, or for another task; since when, and until when.
+
+    \b
+    Examples:
+      absurdctl list-waits -q orders
+      absurdctl list-waits -a -e 'payment.*' --json
+    """
+    if not all_queues:
+        target.require_queue(queue)
+    which = WaitFilter(None if all_queues else queue, event, limit=limit, after=after)
+    page = filled(target.ask, waits.find, which)
+    if as_json:
+        output.data(document.listed("waits", page))
+        return
+    if page.items:
+        columns = ("queue", "task", "name", "step", "waits for", "since", "until")
+        output.table(columns, [_wait(each) for each in page.items])
+        output.line()
+    output.line(f"Total: {len(page.items)} wait(s)" if page.items else "Nobody waits")
+    if page.next:
+        output.note(f"There are more: --after {page.next}")
+
+
+def _wait(wait: Wait) -> tuple[Any, ...]:
+    what = wait.event_name if wait.event_name is not None else f"task {wait.awaited_task_id}"
+    since, until = output.moment(wait.created_at), output.moment(wait.timeout_at)
+    return wait.queue_name, wait.task_id, wait.task_name, wait.step_name, what, since, until
 
 
 def _print(found: tuple[Event, ...], with_queue: bool) -> None:

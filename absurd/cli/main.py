@@ -12,7 +12,7 @@ import click
 import psycopg
 
 from absurd import schema
-from absurd.cli import assist, dev, events, options, output, queues, replay, setup, tasks, ui, worker
+from absurd.cli import assist, dev, events, options, output, overview, queues, replay, setup, tasks, ui, worker
 from absurd.cli.connection import Target, scrubbed
 from absurd.errors import (
     AbsurdError,
@@ -51,6 +51,7 @@ SECTIONS: dict[str, list[click.Command]] = {
         queues.create_queue,
         queues.drop_queue,
         queues.list_queues,
+        overview.overview,
         queues.queue_policy,
         queues.cleanup,
         queues.purge_queue,
@@ -63,7 +64,7 @@ SECTIONS: dict[str, list[click.Command]] = {
         tasks.retry_task,
         tasks.cancel_task,
     ],
-    "Events": [events.emit_event, events.list_events],
+    "Events": [events.emit_event, events.list_events, events.list_waits],
     "Workers": [worker.worker, replay.replay_check],
 }
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
@@ -16,6 +15,7 @@ from click.shell_completion import CompletionItem
 from absurd.cli import output
 from absurd.cli.connection import Target
 from absurd.errors import AbsurdError
+from absurd.queries import filters
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -185,16 +185,10 @@ class Moment(click.ParamType[datetime]):
         """A moment with a time zone, or a usage error."""
         if isinstance(value, datetime):
             return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", value)
         try:
-            if found:
-                unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}[found[2]]
-                span = timedelta(**{unit: float(found[1])})
-                return datetime.now(UTC) + (span if self.ahead else -span)
-            moment = datetime.fromisoformat(value)
-        except (ValueError, OverflowError):
-            self.fail(f"{value!r} is neither a span (30m, 12h, 7d) nor a moment (2026-03-01T12:00).", param, ctx)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            return filters.moment(value, datetime.now(UTC), ahead=self.ahead)
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
 
 
 class FutureMoment(Moment):

@@ -13,7 +13,8 @@ from typing import Any
 
 import click
 
-from absurd.queries import as_json
+from absurd.queries import as_json, document
+from absurd.queries.values import Json
 
 
 def line(text: str = "") -> None:
@@ -28,7 +29,7 @@ def note(text: str) -> None:
 
 def data(value: Any) -> None:
     """An answer as JSON: two spaces, the fields in their order, any script as it is."""
-    line(json.dumps(as_json(value), indent=2, ensure_ascii=False))
+    line(document.written(value, indent=2))
 
 
 def _written(text: str) -> str:
@@ -60,12 +61,13 @@ def section(title: str) -> None:
 
 def block(value: Any, indent: str = "  ") -> None:
     """A JSON value over several lines."""
-    for each in json.dumps(value, indent=2, ensure_ascii=False).splitlines():
+    for each in document.written(value, indent=2).split("\n"):
         line(indent + plain(each))
 
 
 def parted(failure: Any) -> tuple[Any, list[str]]:
     """A failure without its traceback (`stack` in other languages), and the lines of that."""
+    failure = failure.read() if isinstance(failure, Json) else failure
     if not isinstance(failure, dict):
         return failure, []
     key = next((each for each in ("traceback", "stack") if failure.get(each)), None)
@@ -84,7 +86,7 @@ def failed(failure: Any) -> None:
 
 def short(value: Any, limit: int = 100) -> str:
     """A JSON value in one line, cut after `limit` characters."""
-    text = plain(json.dumps(value, ensure_ascii=False))
+    text = plain(value.text[: limit + 1] if isinstance(value, Json) else json.dumps(value, ensure_ascii=False))
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -12,7 +12,7 @@ from absurd.cli import options, output, timeline
 from absurd.cli.connection import Target
 from absurd.cli.options import Command, Identifier, Json, Moment, json_option, pass_target, queue_option
 from absurd.errors import ConfigError, TaskNotFound, TaskTerminal, TimeoutError
-from absurd.queries import filled, tasks, why
+from absurd.queries import document, filled, tasks, why
 from absurd.queries.tasks import STATES, Task, TaskDetail, TaskFilter
 from absurd.types import TaskResultSnapshot
 
@@ -116,7 +116,7 @@ def list_tasks(target: Target, /, queue: str, all_queues: bool, as_json: bool, *
     )
     page = filled(target.ask, tasks.find, which)
     if as_json:
-        output.data({"tasks": page.items, "next": page.next})
+        output.data(document.listed("tasks", page))
         return
     for task in page.items:
         _print_task(task)
@@ -146,7 +146,7 @@ def dump_task(target: Target, either_id: UUID | None, task_id: UUID | None, run_
         raise click.UsageError("Give one of --task-id and --run-id.")
     detail = _detail(target, given[0])
     if as_json:
-        output.data({"why": why.explain(detail), "detail": detail})
+        output.data(document.told(detail))
     else:
         timeline.show(detail)
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from absurd.cli import output
 from absurd.queries import why
 from absurd.queries.tasks import Checkpoint, Run, TaskDetail, Wait
+from absurd.queries.values import Json
 
 _EVENT, _TASK = "$awaitEvent:", "$awaitTaskResult:"
 
@@ -96,6 +97,7 @@ def _precedes(checkpoint: Checkpoint, claim: datetime) -> bool:
 
 def _failure(failure: Any) -> tuple[str, tuple[str, ...]]:
     """One line of a failure, and its traceback."""
+    failure = failure.read() if isinstance(failure, Json) else failure
     if not isinstance(failure, dict):
         return output.short(failure), ()
     named = [str(failure[key]) for key in ("name", "message") if failure.get(key)]

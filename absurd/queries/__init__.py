@@ -22,6 +22,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from absurd.errors import ConfigError, from_sqlstate
+from absurd.queries.values import Json
 
 __all__ = ["Page", "Query", "as_json", "at_least_one", "filled", "prefixed", "run", "run_async"]
 
@@ -105,11 +106,14 @@ def filled(ask: Callable[[Query[Page[T]]], Page[T]], find: Callable[[F], Query[P
 
 
 def as_json(value: Any) -> Any:
-    """An answer as JSON-able data: field names as keys, ids as text, moments as ISO 8601 in UTC."""
+    """An answer as JSON-able data: field names as keys, ids as text, moments as ISO 8601 in UTC, values as Python has them.
+    (`document.written` makes text of an answer without losing a digit.)"""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if isinstance(value, UUID):
         return str(value)
+    if isinstance(value, Json):
+        return value.text if (known := value.read()) is value else known
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {each.name: as_json(getattr(value, each.name)) for each in dataclasses.fields(value)}
     if isinstance(value, dict):

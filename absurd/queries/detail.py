@@ -14,23 +14,10 @@ from uuid import UUID
 
 from absurd.errors import ConfigError
 from absurd.queries import Page, Query, Row, at_least_one, cursor, tasks
-from absurd.queries.tasks import State, Task, Wait
+from absurd.queries.tasks import Checkpoint, State, Task, Wait
+from absurd.queries.values import AMONG_MANY, Preview, carried, carried_value, preview_of
 
 Part = Literal["params", "headers", "result", "failure", "checkpoint", "run_result", "run_failure"]
-
-
-@dataclass(frozen=True)
-class Preview:
-    """JSON as text, or its beginning. `size` is that of the whole text in bytes.
-
-    text   None when the value is so large that it was not even read (16 MB as stored for the task's own payloads, 256 kB for
-           those of runs and checkpoints); `size` is then what it takes on disk
-    whole  nothing was cut off
-    """
-
-    text: str | None
-    size: int
-    whole: bool
 
 
 @dataclass(frozen=True)
@@ -97,16 +84,6 @@ class Payload:
     size: int
 
 
-# A preview, as JSON so that one statement answers all. What takes over 1 MB on disk (256 kB among many) is not read, but for
-# the payloads that the page is about.
-_PREVIEW = """
-case when {value} is null then null
-     when pg_column_size({value}) > {most}
-     then jsonb_build_object('text', null, 'size', pg_column_size({value}), 'whole', false)
-     else (select jsonb_build_object('text', left(x.text, {length}), 'size', octet_length(x.text),
-                                     'whole', length(x.text) <= {length})
-             from (select ({value})::text as text offset 0) x) end"""
-
 _CHECKPOINT = """
 jsonb_build_object('name', c.name, 'status', c.status, 'outcome', c.outcome, 'attempt', c.attempt, 'updated_at', c.updated_at,
                    'state', {state})"""
@@ -146,10 +123,13 @@ select q.queue_id, q.queue_name, absurd.current_time() as as_of, {columns}, t.re
 """
 
 _CHECKPOINTS = """
-select {checkpoint} as checkpoint
-  from (select * from ({near}) c where {after}
-         order by c.updated_at {direction}, c.name {direction} limit %(limit)s) c
- order by c.updated_at {direction}, c.name {direction}
+with c as (
+  select c.name, c.status, c.outcome, c.attempt, c.updated_at, c.state as value,
+         row_number() over (order by c.updated_at {direction}, c.name {direction}) as n
+    from (select * from ({near}) c where {after}
+           order by c.updated_at {direction}, c.name {direction} limit %(limit)s) c),
+{carried}
+select c.name, c.status, c.outcome, c.attempt, c.updated_at, c.text, c.preview from c_carried c order by c.n
 """
 
 _PAYLOAD = """
@@ -159,9 +139,8 @@ select ({value})::text as text
    select * from {view} t where t.queue_id = f.queue_id and t.task_id = f.task_id and {which} limit 1) t
 """
 
-_LOOKED_AT = 20_000
+_LOOKED_AT = tasks.WALKED - 1
 _LARGE = 16 * 1024 * 1024
-AMONG_MANY = 256 * 1024
 
 
 def get(
@@ -194,18 +173,26 @@ def get(
 
 
 def checkpoints(
-    queue: str, task_id: UUID, *, limit: int = 200, newest: bool = True, after: str | None = None, preview: int = 2_048
-) -> Query[Page[CheckpointView]]:
-    """More checkpoints of a task: from the newest back (or from the oldest on), in that order. ConfigError for a cursor
-    that is none, or a number below 1."""
-    at_least_one(limit=limit, preview=preview)
+    queue: str,
+    task_id: UUID,
+    *,
+    limit: int = 200,
+    newest: bool = True,
+    after: str | None = None,
+    most: int | None = None,
+) -> Query[Page[Checkpoint]]:
+    """More checkpoints of a task: from the newest back (or from the oldest on), in that order, with their states as they
+    are; with `most`, as long as they take so many bytes together, then those that are not short as `Preview`.
+
+    ConfigError for a cursor that is none, or a limit below 1.
+    """
+    at_least_one(limit=limit)
     params: Row = {"queue": queue, "id": task_id, "limit": limit + 1}
     condition = "true"
     if after is not None:
         params["at"], params["name"] = cursor.read(after, "a list of checkpoints", cursor.moment, cursor.name)
         condition = f"(c.updated_at, c.name) {'<' if newest else '>'} (%(at)s::timestamptz, %(name)s::text)"
     sql = _CHECKPOINTS.format(
-        checkpoint=_checkpoint(preview),
         near=_NEAR.format(
             queue="(select q.queue_id from absurd.queues q where q.queue_name = %(queue)s)",
             task="absurd.task_id_of(%(id)s)",
@@ -213,14 +200,22 @@ def checkpoints(
         ),
         after=condition,
         direction="desc" if newest else "asc",
+        carried=carried("c", most),
     )
 
-    def decode(rows: Sequence[Row]) -> Page[CheckpointView]:
-        found = [row["checkpoint"] for row in rows]
-        following = _encoded(found[limit - 1]) if len(found) > limit else None
-        return Page(tuple(_checkpoint_view(each) for each in found[:limit]), following)
+    def decode(rows: Sequence[Row]) -> Page[Checkpoint]:
+        found = tuple(
+            Checkpoint(state=carried_value(row.pop("text"), row.pop("preview")), **row)
+            for row in map(dict, rows[:limit])
+        )
+        return Page(found, following(found[-1]) if len(rows) > limit else None)
 
     return Query(sql, params, decode)
+
+
+def following(checkpoint: Checkpoint) -> str:
+    """The cursor of the checkpoints behind this one."""
+    return cursor.written(checkpoint.updated_at.isoformat(), checkpoint.name)
 
 
 def payload(queue: str, task_id: UUID, part: Part, name: str | int | None = None) -> Query[Payload | None]:
@@ -249,11 +244,6 @@ def payload(queue: str, task_id: UUID, part: Part, name: str | int | None = None
 
 def _payload(text: str) -> Payload:
     return Payload(text, len(text.encode()))
-
-
-def preview_of(value: str, length: int, most: int = AMONG_MANY) -> str:
-    """SQL for a `Preview` of a JSON column, as JSON or null: `length` characters; None of what takes over `most` on disk."""
-    return _PREVIEW.format(value=value, length=int(length), most=int(most))
 
 
 def _checkpoint(preview: int) -> str:

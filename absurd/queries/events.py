@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
 
 from absurd.queries import Page, Query, Row, at_least_one, cursor, prefixed
-from absurd.queries.detail import Payload, Preview, preview_of
+from absurd.queries.detail import Payload
+from absurd.queries.values import SHOWN, Json, Preview, carried, carried_value
 
 EventState = Literal["emitted", "pending"]
 
@@ -21,7 +22,8 @@ class EventFilter:
     name     exact, or a prefix that ends in `*`
     state    `emitted`; `pending`: somebody waits and nobody has emitted it
     since    emitted, or waited for, at or after this moment (with a time zone)
-    preview  payloads as a `detail.Preview` of so many characters, however large they are; None: as they are
+    preview  payloads as a `Preview` of so many characters, however large they are; None: as they are
+    most     payloads as they are, as long as they take so many bytes together; then those that are not short as `Preview`
     waiters  also say who waits: at most 100 a name, those of the oldest tasks first
     budget   rows read at most to find them: then the page ends, see `Page.searched_until`
     after    `Page.next` of the page before
@@ -36,6 +38,7 @@ class EventFilter:
     after: str | None = None
     budget: int = 20_000
     preview: int | None = None
+    most: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ class Waiter:
 class Event:
     """A name and what is known of it.
 
-    `payload` is the value, or a `Preview` where the filter asked for one. `taken_at`: when a task first received it; None:
-    nobody has.
+    `payload` is the value as `Json`, None when nobody has emitted it, or a `Preview` where the filter asked for one.
+    `taken_at`: when a task first received it; None: nobody has.
 
     `waiter_list` is None unless the filter asked for it. `waiters` counts to 250; `waiters_capped`: there are more, and
     `waiting_since` is that of the oldest tasks among them.
@@ -63,7 +66,7 @@ class Event:
     queue_name: str
     event_name: str
     state: EventState
-    payload: Any
+    payload: Json | Preview | None
     emitted_at: datetime | None
     taken_at: datetime | None
     waiters: int
@@ -75,16 +78,21 @@ class Event:
 _MOST = 250
 
 _FIND = """
-select s.queue_id, q.queue_name, s.event_name, case s.half when 0 then 'pending' else 'emitted' end as state,
+with found as (
+select row_number() over (order by s.hit desc, s.half, s.emitted_at desc, s.event_name, s.queue_id) as n,
+       s.queue_id, q.queue_name, s.event_name, case s.half when 0 then 'pending' else 'emitted' end as state,
        s.emitted_at as place_at, s.hit, s.waiters, s.waiting_since,
-       {payload} as payload, e.emitted_at, e.taken_at, {waiters} as waiter_list
+       e.payload as value, e.emitted_at, e.taken_at, {waiters} as waiter_list
   from absurd.search_events(%(queue)s, %(name)s, %(prefix)s, %(pending)s, %(emitted)s, %(since)s, %(half)s, %(last_at)s,
                             %(last)s, %(last_queue)s, %(most)s, %(limit)s, %(budget)s) s
   join absurd.queues q on q.queue_id = s.queue_id
   left join lateral (
     select e.payload, e.emitted_at, e.taken_at from absurd.emitted_events e
-     where s.hit and e.queue_id = s.queue_id and e.event_name = s.event_name limit 1) e on true
- order by s.hit desc, s.half, s.emitted_at desc, s.event_name, s.queue_id
+     where s.hit and e.queue_id = s.queue_id and e.event_name = s.event_name limit 1) e on true),
+{carried}
+select f.queue_id, f.queue_name, f.event_name, f.state, f.place_at, f.hit, f.waiters, f.waiting_since, f.text, f.preview,
+       f.emitted_at, f.taken_at, f.waiter_list
+  from found_carried f order by f.n
 """
 
 _PAYLOAD = """
@@ -115,8 +123,8 @@ def find(which: EventFilter) -> Query[Page[Event]]:
         "emitted": which.state != "pending", "since": which.since, "half": half, "last_at": last_at, "last": last,
         "last_queue": last_queue, "most": _MOST + 1, "limit": which.limit, "budget": which.budget,
     }  # fmt: skip
-    payload = "e.payload" if which.preview is None else preview_of("e.payload", which.preview)
-    sql = _FIND.format(payload=payload, waiters=_WAITERS if which.waiters else "null::jsonb")
+    most, length = (which.most, SHOWN) if which.preview is None else (0, which.preview)
+    sql = _FIND.format(carried=carried("found", most, length), waiters=_WAITERS if which.waiters else "null::jsonb")
     return Query(sql, params, lambda rows: _page(rows, which))
 
 
@@ -155,8 +163,10 @@ def _event(row: Row, which: EventFilter) -> Event:
     values: Row = {name: row.get(name) for name in Event.__dataclass_fields__}
     values["waiters_capped"], values["waiters"] = row["waiters"] > _MOST, min(row["waiters"], _MOST)
     values["waiter_list"] = tuple(_waiter(each) for each in row["waiter_list"] or ()) if which.waiters else None
-    if which.preview is not None and row["payload"] is not None:
-        values["payload"] = Preview(**row["payload"])
+    if which.preview is None:
+        values["payload"] = carried_value(row["text"], row["preview"])
+    else:
+        values["payload"] = None if row["preview"] is None else Preview(**row["preview"])
     return Event(**values)
 
 

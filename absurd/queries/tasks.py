@@ -9,9 +9,12 @@ from typing import Any
 from uuid import UUID
 
 from absurd.queries import Page, Query, Row, at_least_one, cursor, prefixed
+from absurd.queries.values import Json, Preview, carried, carried_value
 from absurd.types import TaskState
 
 State = TaskState
+#: a JSON value, or as much of it as an answer had room for; None: there is none
+Value = Json | Preview | None
 
 #: Every state, in the order of a task's life, and its letter in the tables.
 STATES: dict[State, str] = {
@@ -89,8 +92,8 @@ class Run:
     claimed_by: str | None
     wake_event: str | None
     wake_step: str | None
-    result: Any
-    failure: Any
+    result: Value
+    failure: Value
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Checkpoint:
     """The kept outcome of a step, a sleep or a wait. `outcome` is `timeout` for a wait that ran out."""
 
     name: str
-    state: Any
+    state: Value
     status: str
     outcome: str | None
     attempt: int
@@ -122,12 +125,12 @@ class TaskDetail:
     """One task, read in one statement: the row of the list, its payloads, and its history oldest first."""
 
     task: Task
-    params: Any
-    headers: Any
+    params: Value
+    headers: Value
     retry_strategy: Any
     cancellation: Any
-    result: Any
-    failure: Any
+    result: Value
+    failure: Value
     runs: tuple[Run, ...]
     checkpoints: tuple[Checkpoint, ...]
     waits: tuple[Wait, ...]
@@ -155,22 +158,57 @@ select s.queue_id, s.task_id as place, s.hit, absurd.uuidv7_timestamp(s.task_id)
  order by s.hit desc, s.task_id desc, s.queue_id desc
 """
 
+# Values come in arrays beside the rest: 1 to 4 the task's own, then those of the runs, then those of the checkpoints.
 _GET = """
-select q.queue_id, q.queue_name, absurd.current_time() as as_of, {columns},
-       t.params, t.headers, t.retry_strategy, t.cancellation, t.result, t.failure,
-       (select jsonb_agg(to_jsonb(r) order by r.attempt) from absurd.all_runs r
-         where r.queue_id = t.queue_id and r.task_id = t.task_id) as runs,
-       (select jsonb_agg(to_jsonb(c) order by c.updated_at, c.name) from absurd.all_checkpoints c
-         where c.queue_id = t.queue_id and c.task_id = t.task_id) as checkpoints,
+with t as materialized (
+  select q.queue_id, q.queue_name, absurd.current_time() as as_of, {columns}, t.retry_strategy, t.cancellation,
+         t.params, t.headers, t.result, t.failure
+    from absurd.locate_task(%(id)s, %(queue)s) f
+    join absurd.queues q on q.queue_id = f.queue_id
+   cross join lateral (
+     select * from absurd.task_by_id t where t.queue_id = f.queue_id and t.task_id = f.task_id limit 1) t
+   where {within}
+   order by q.queue_name limit 1),
+r as materialized (
+  select r.* from t cross join lateral (
+    select r.* from absurd.all_runs r where r.queue_id = t.queue_id and r.task_id = t.task_id
+       and (%(runs)s::bigint is null or r.attempt > t.attempt - %(runs)s::bigint)) r),
+c as materialized (
+  select c.*, row_number() over (order by c.updated_at, c.name) as n from (
+    select c.* from t cross join lateral (
+      select c.* from absurd.all_checkpoints c where c.queue_id = t.queue_id and c.task_id = t.task_id
+       order by c.name limit %(walked)s) c
+     order by c.updated_at desc, c.name desc limit %(checkpoints)s) c),
+v as (
+  select v.n::bigint, v.value from t
+   cross join lateral (values (1, t.params), (2, t.headers), (3, t.result), (4, t.failure)) v (n, value)
+  union all
+  select 4 + 2 * row_number() over (order by r.attempt) - 1, r.result from r
+  union all
+  select 4 + 2 * row_number() over (order by r.attempt), r.failure from r
+  union all
+  select (select 4 + 2 * count(*) from r) + c.n, c.state from c),
+{carried}
+select {names}, t.retry_strategy, t.cancellation,
+       (select jsonb_agg(jsonb_build_object(
+                 'run_id', r.run_id, 'attempt', r.attempt, 'state', r.state, 'created_at', r.created_at,
+                 'started_at', r.started_at, 'finished_at', r.finished_at, 'claimed_by', r.claimed_by,
+                 'wake_event', r.wake_event, 'wake_step', r.wake_step) order by r.attempt) from r) as runs,
+       (select jsonb_agg(jsonb_build_object(
+                 'name', c.name, 'status', c.status, 'outcome', c.outcome, 'attempt', c.attempt,
+                 'updated_at', c.updated_at) order by c.n) from c) as checkpoints,
        (select jsonb_agg(to_jsonb(w) || jsonb_build_object('awaited_queue', x.queue_name) order by w.created_at)
-          from absurd.all_waits w left join absurd.queues x on x.queue_id = w.awaited_queue_id
-         where w.queue_id = t.queue_id and w.task_id = t.task_id) as waits
-  from absurd.locate_task(%(id)s, %(queue)s) f
-  join absurd.queues q on q.queue_id = f.queue_id
- cross join lateral (select * from absurd.task_by_id t where t.queue_id = f.queue_id and t.task_id = f.task_id limit 1) t
- where {within}
- order by q.queue_name
+          from (select * from absurd.all_waits w where w.queue_id = t.queue_id and w.task_id = t.task_id
+                 order by w.step_name limit %(waits)s) w
+          left join absurd.queues x on x.queue_id = w.awaited_queue_id) as waits,
+       k.texts, k.previews
+  from t
+ cross join lateral (
+   select array_agg(v.text order by v.n) as texts, array_agg(v.preview order by v.n) as previews from v_carried v) k
 """
+
+#: checkpoints that are walked at most to find the newest of them
+WALKED = 20_001
 
 
 def find(which: TaskFilter) -> Query[Page[Task]]:
@@ -188,10 +226,27 @@ def find(which: TaskFilter) -> Query[Page[Task]]:
     return Query(sql, params, lambda rows: _page(rows, which.limit))
 
 
-def get(task_or_run_id: UUID, queue: str | None = None) -> Query[TaskDetail | None]:
-    """One task with all its history, by its id or the id of one of its runs; None when no queue holds it."""
-    sql = _GET.format(columns=COLUMNS, within=WITHIN)
-    return Query(sql, {"id": task_or_run_id, "queue": queue}, lambda rows: _detail(rows[0]) if rows else None)
+def get(
+    task_or_run_id: UUID,
+    queue: str | None = None,
+    *,
+    most: int | None = None,
+    runs: int | None = None,
+    checkpoints: int | None = None,
+    waits: int | None = None,
+) -> Query[TaskDetail | None]:
+    """One task with all its history, by its id or the id of one of its runs; None when no queue holds it.
+
+    `runs`, `checkpoints`: only so many, the newest; `waits`: only so many. `most`: values as they are, as long as they take
+    so many bytes together, the task's own first; then those that are not short as `Preview`.
+    """
+    params: Row = {
+        "id": task_or_run_id, "queue": queue, "runs": runs, "checkpoints": checkpoints, "waits": waits,
+        "walked": None if checkpoints is None else WALKED,
+    }  # fmt: skip
+    names = ", ".join(f"t.{name}" for name in Task.__dataclass_fields__)
+    sql = _GET.format(columns=COLUMNS, names=names, within=WITHIN, carried=carried("v", most))
+    return Query(sql, params, lambda rows: _detail(rows[0]) if rows else None)
 
 
 def _states(states: tuple[State, ...]) -> tuple[list[str] | None, list[str] | None]:
@@ -231,14 +286,17 @@ def task_of(row: Row) -> Task:
 
 
 def _detail(row: Row) -> TaskDetail:
-    payloads = {
-        name: row[name] for name in ("params", "headers", "retry_strategy", "cancellation", "result", "failure")
-    }
+    values = map(carried_value, row["texts"], row["previews"])
+    own = {name: next(values) for name in ("params", "headers", "result", "failure")}
+    runs = [Run(**typed(each | {"result": next(values), "failure": next(values)}, Run)) for each in row["runs"] or ()]
+    kept = [Checkpoint(**typed(each | {"state": next(values)}, Checkpoint)) for each in row["checkpoints"] or ()]
     return TaskDetail(
         task=task_of(row),
-        **payloads,
-        runs=tuple(Run(**typed(each, Run)) for each in row["runs"] or ()),
-        checkpoints=tuple(Checkpoint(**typed(each, Checkpoint)) for each in row["checkpoints"] or ()),
+        **own,
+        retry_strategy=row["retry_strategy"],
+        cancellation=row["cancellation"],
+        runs=tuple(runs),
+        checkpoints=tuple(kept),
         waits=tuple(Wait(**typed(each, Wait)) for each in row["waits"] or ()),
     )
 

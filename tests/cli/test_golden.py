@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -254,6 +255,7 @@ def test_events(shell: Shell, engine: Engine) -> None:
     engine.spawn("ship")
     engine.wait(engine.claim(), "paid:1", timeout=60)
     shell.run("list-events", "-q", "orders", "--waiters")
+    shell.run("list-events", "-q", "orders", "--json")
     shell.run("emit-event", "paid:1", "-q", "orders", "-P", "amount:=99.99", "-P", "by.card=visa")
     shell.run("emit-event", "paid:1", "-q", "orders", "--payload", "2")
     shell.later(60)
@@ -266,6 +268,45 @@ def test_events(shell: Shell, engine: Engine) -> None:
     shell.run("list-events", "-q", "orders", "-n", "done", "--json")
     shell.run("list-events", "-q", "orders", "--since", "2026-03-02")
     shell.matches("events")
+
+
+def test_list_waits(shell: Shell, engine: Engine, conn: Connection, clock: Clock) -> None:
+    shell.run("list-waits", "-q", "orders")
+    engine.spawn("ship")
+    engine.wait(engine.claim(), "paid:0")
+    clock.advance(conn, 5)
+    shell.later(5)
+    engine.spawn("ship")
+    engine.wait(engine.claim(), "paid:1", timeout=60)
+    shell.run("list-waits", "-q", "orders")
+    shell.run("list-waits", "-a", "-e", "paid:1", "--json")
+    shell.run("list-waits", "-q", "nope")
+    shell.run("list-waits", "-a", "--after", "here")
+    shell.matches("list-waits")
+
+
+def test_waits_are_walked_page_by_page(shell: Shell, engine: Engine) -> None:
+    for number in range(3):
+        engine.spawn("ship")
+        engine.wait(engine.claim(), f"paid:{number}")
+    first = shell.run("list-waits", "-a", "-e", "paid:*", "-l", 2)
+    rest = shell.run("list-waits", "-a", "--after", first.err.split("--after ")[1].strip())
+    assert (first.out.count("$awaitEvent:"), rest.out.count("$awaitEvent:")) == (2, 1)
+    assert sorted(set(re.findall(r"\bpaid:\d", first.out + rest.out))) == ["paid:0", "paid:1", "paid:2"]
+
+
+def test_overview(shell: Shell, engine: Engine) -> None:
+    engine.queue("mails")
+    for _ in range(3):
+        engine.spawn("mail", queue="mails")
+    engine.claim("mails")
+    shell.later(90)
+    shell.run("overview")
+    shell.run("overview", "--limit", 1)
+    shell.run("overview", "--after", "mails")
+    shell.run("overview", "--json")
+    shell.run("overview", "--after", "orders")
+    shell.matches("overview")
 
 
 def test_cleanup_and_purge(shell: Shell, engine: Engine) -> None:

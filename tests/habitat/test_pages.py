@@ -47,7 +47,7 @@ async def test_the_overview_counts_each_queue_and_names_who_works(site: Site, en
     assert re.search(r"orders 0 0 1 0 – 0 1", said), said
     assert "w1 mails 1" in said
     twin = await site.json("/overview.json")
-    assert [(each["queue_name"], each["pending"]) for each in twin["queues"]["items"]] == [("mails", 2), ("orders", 0)]
+    assert [(each["queue_name"], each["pending"]) for each in twin["queues"]] == [("mails", 2), ("orders", 0)]
     assert [each["worker"] for each in twin["workers"]] == ["w1"]
 
 
@@ -57,7 +57,7 @@ async def test_the_list_of_tasks_says_what_each_is_waiting_for(site: Site, order
     assert "sleeping" in said
     assert "payment.confirmed:order-1" in said
     twin = await site.json("/tasks.json")
-    assert [(each["task_id"], each["wake_event"]) for each in twin["items"]] == [
+    assert [(each["task_id"], each["wake_event"]) for each in twin["tasks"]] == [
         (str(order), "payment.confirmed:order-1")
     ]
 
@@ -73,8 +73,8 @@ async def test_the_page_of_a_task_says_why_it_sleeps_and_what_it_has_kept(site: 
     assert f"absurd.task_history('orders', '{order}')" in unescape(page)
     twin = await site.json(f"/tasks/{order}.json")
     assert twin["why"].startswith("It waits for event")
-    assert twin["task"]["task_id"] == str(order)
-    assert [each["name"] for each in twin["checkpoints"]] == ["reserve"]
+    assert twin["detail"]["task"]["task_id"] == str(order)
+    assert [each["name"] for each in twin["detail"]["checkpoints"]] == ["reserve"]
 
 
 async def test_the_sql_of_a_task_can_be_run_whatever_its_queue_is_called(site: Site, engine: Engine) -> None:
@@ -86,7 +86,7 @@ async def test_the_sql_of_a_task_can_be_run_whatever_its_queue_is_called(site: S
 
 
 async def test_the_id_of_a_run_leads_to_its_task(site: Site, order: UUID) -> None:
-    assert (await site.json(f"/tasks/{UUID(int=order.int + 1)}.json"))["task"]["task_id"] == str(order)
+    assert (await site.json(f"/tasks/{UUID(int=order.int + 1)}.json"))["detail"]["task"]["task_id"] == str(order)
 
 
 async def test_a_failed_task_shows_its_traceback_and_each_of_its_attempts(site: Site, engine: Engine) -> None:
@@ -116,7 +116,7 @@ async def test_the_events_say_what_was_emitted_and_who_waits(site: Site, engine:
     assert "1 waiting" in said
     assert 'refund:9 {"why": "late"}' in said
     twin = await site.json("/events.json")
-    assert [(each["event_name"], each["state"]) for each in twin["items"]] == [
+    assert [(each["event_name"], each["state"]) for each in twin["events"]] == [
         ("payment.confirmed:order-1", "pending"),
         ("refund:9", "emitted"),
     ]
@@ -128,7 +128,7 @@ async def test_the_waits_say_who_waits_for_what_since_when_and_until_when(site: 
     said = text(await site.page("/waits"))
     assert re.search(rf"payment\.confirmed:order-1 fulfil {order} orders \d{{4}}-\S+ \S+ \d{{4}}-", said), said
     twin = await site.json("/waits.json")
-    assert [(each["event_name"], each["task_id"]) for each in twin["items"]] == [
+    assert [(each["event_name"], each["task_id"]) for each in twin["waits"]] == [
         ("payment.confirmed:order-1", str(order))
     ]
 
@@ -184,7 +184,7 @@ async def test_the_filters_of_tasks_stand_in_the_address(
     engine.claim()
     engine.spawn("a2", {"deep": ["a needle"]})
     engine.spawn("b", queue="mails")
-    in_json = [each["task_name"] for each in (await site.json(f"/tasks.json?{filters}"))["items"]]
+    in_json = [each["task_name"] for each in (await site.json(f"/tasks.json?{filters}"))["tasks"]]
     page = await site.page(f"/tasks?{filters}")
     shown = re.findall(r'<tr data-key="[^"]+" data-href="[^"]+">\s*<td[^>]*><a href="[^"]+">([^<]+)<', page)
     assert shown == in_json
@@ -201,7 +201,7 @@ async def test_a_task_is_found_by_its_id_and_by_that_of_a_run(site: Site, engine
     task = engine.spawn("one")
     engine.spawn("two")
     for wanted in (task, UUID(int=task.int + 1)):
-        assert [each["task_name"] for each in (await site.json(f"/tasks.json?q={wanted}"))["items"]] == ["one"]
+        assert [each["task_name"] for each in (await site.json(f"/tasks.json?q={wanted}"))["tasks"]] == ["one"]
 
 
 async def test_a_long_list_is_walked_page_by_page_with_its_filter(site: Site, engine: Engine) -> None:
@@ -226,7 +226,8 @@ async def test_the_filters_of_events_and_waits_stand_in_the_address(site: Site, 
     engine.emit("sent:1", queue="mails")
 
     async def names(address: str) -> list[str]:
-        return [each["event_name"] for each in (await site.json(address))["items"]]
+        found = await site.json(address)
+        return [each["event_name"] for each in found.get("events", found.get("waits"))]
 
     assert await names("/events.json?state=pending") == ["payment.confirmed:order-1"]
     assert await names("/events.json?queue=mails") == ["sent:1"]
@@ -342,7 +343,7 @@ async def test_the_checkpoints_that_a_page_leaves_out_can_be_had_page_by_page(si
     after = ""
     while after is not None:
         page = await site.json(f"/tasks/{task}/checkpoints.json?queue=orders&after={after}")
-        found += [each["name"] for each in page["items"]]
+        found += [each["name"] for each in page["checkpoints"]]
         after = page["next"]
     assert sorted(found) == [f"step-{number:03}" for number in range(450)]
 

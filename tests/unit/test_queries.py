@@ -17,6 +17,7 @@ from absurd.errors import ConfigError, QueueNotFound, SchemaMissing
 from absurd.queries import events, health, queues, retention, tasks
 from absurd.queries.events import EventFilter
 from absurd.queries.tasks import TaskFilter
+from absurd.queries.values import Json
 from tests.cli.engine import Engine
 from tests.fixtures.clock import Clock
 from tests.fixtures.postgres import Connect, Connection
@@ -143,11 +144,11 @@ def test_a_task_is_told_whole(engine: Engine, conn: Connection, clock: Clock) ->
     detail = queries.run(conn, tasks.get(run))
     assert detail is not None
     assert (detail.task.task_id, detail.task.run_id, detail.task.state) == (task, run, "sleeping")
-    assert (detail.params, detail.headers) == ({"order": 7}, {"trace": "t"})
+    assert (detail.params, detail.headers) == (Json('{"order": 7}'), Json('{"trace": "t"}'))
     assert [(each.attempt, each.state) for each in detail.runs] == [(1, "failed"), (2, "sleeping")]
-    assert detail.runs[0].failure["traceback"] == "line 1"
+    assert detail.runs[0].failure.read()["traceback"] == "line 1"
     assert [(each.name, each.state, each.updated_at) for each in detail.checkpoints] == [
-        ("reserve", {"items": 2}, START + timedelta(seconds=1))
+        ("reserve", Json('{"items": 2}'), START + timedelta(seconds=1))
     ]
     (wait,) = detail.waits
     assert (wait.event_name, wait.timeout_at) == ("paid:7", START + timedelta(seconds=62))
@@ -243,7 +244,7 @@ def test_waiters_are_named_when_asked_for(engine: Engine, conn: Connection) -> N
 def test_an_emitted_null_is_emitted(engine: Engine, conn: Connection) -> None:
     engine.emit("done", None)
     (event,) = queries.run(conn, events.find(EventFilter(name="done"))).items
-    assert (event.state, event.payload) == ("emitted", None)
+    assert (event.state, event.payload) == ("emitted", Json("null"))
 
 
 def test_queues_their_policy_and_their_counts(engine: Engine, conn: Connection, clock: Clock) -> None:

@@ -15,6 +15,7 @@ from absurd.errors import ConfigError
 from absurd.queries import Page, Query, detail, events, overview, tasks, waits
 from absurd.queries.events import EventFilter
 from absurd.queries.tasks import TaskFilter
+from absurd.queries.values import Json, Preview
 from absurd.queries.waits import WaitFilter
 from absurd.queries.why import explain
 from tests.cli.engine import Engine
@@ -397,12 +398,12 @@ def test_a_task_of_any_size_is_shown_in_parts(engine: Engine, conn: Connection, 
         (4, "failed", "Boom: no stock"),
         (5, "sleeping", None),
     ]
-    assert view.params == detail.Preview('{"text": "' + "ü" * 10, 212, False)
-    assert view.headers == detail.Preview('{"trace": "t"}', 14, True)
+    assert view.params == Preview('{"text": "' + "ü" * 10, 212, False)
+    assert view.headers == Preview('{"trace": "t"}', 14, True)
     assert (view.result, view.failure) == (None, None)
     assert [each.name for each in view.checkpoints] == ["s7", "s8", "s9"]
-    assert view.checkpoints[0].state == detail.Preview("7", 1, True)
-    assert view.checkpoints[2].state == detail.Preview('"' + "x" * 9, 52, False)
+    assert view.checkpoints[0].state == Preview("7", 1, True)
+    assert view.checkpoints[2].state == Preview('"' + "x" * 9, 52, False)
     assert (view.checkpoint_count, view.checkpoints_capped) == (10, False)
     assert "paid:7" in explain(view)
     names, after = [], view.checkpoints_next
@@ -436,8 +437,8 @@ def test_parts_and_whole_tell_the_same_story(engine: Engine, conn: Connection) -
     assert view.task == whole.task
     assert explain(view) == explain(whole)
     assert [each.run_id for each in view.runs] == [each.run_id for each in whole.runs]
-    assert json.loads(view.result.text) == whole.result
-    assert json.loads(view.runs[0].failure.text) == whole.runs[0].failure
+    assert Json(view.result.text) == whole.result
+    assert Json(view.runs[0].failure.text) == whole.runs[0].failure
     assert ask(conn, detail.get(task, "nowhere")) is None
     assert ask(conn, detail.get(UUID(int=5))) is None
     assert ask(conn, detail.get(UUID(int=task.int + 3))) is None, "a run that never was"
