@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -15,14 +14,11 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 
 from absurd import AbsurdError, embedded
-from habitat_lite import actions, guard, pages, twins
+from habitat_lite import actions, assets, guard, pages, twins
 from habitat_lite.live import Feed
 from habitat_lite.source import Source, TooSlow
-
-HERE = Path(__file__).parent
 
 
 def create_app(
@@ -46,7 +42,7 @@ def create_app(
         *pages.routes(),
         *actions.routes(),
         Route("/health", _health),
-        Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
+        *assets.routes(),
     ]
     prefix = path_prefix.rstrip("/")
     app = Starlette(

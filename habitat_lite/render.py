@@ -17,7 +17,7 @@ from jinja2.runtime import Context
 from markupsafe import Markup
 
 from absurd.queries import why
-from habitat_lite import timeline
+from habitat_lite import assets, timeline
 
 HERE = Path(__file__).parent
 #: Characters that change the direction or vanish: shown as escapes, so that a payload cannot rewrite what stands beside it.
@@ -162,7 +162,7 @@ def environment() -> Environment:
     )
     made.filters.update(count=count, pretty=pretty, failure=failure, cut=cut, sql=sql, after=after, lasted=lasted)
     made.filters.update(step_of=timeline.step_of)
-    made.globals.update(href=href)
+    made.globals.update(href=href, asset=assets.address)
     return made
 
 
