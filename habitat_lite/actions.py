@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 from uuid import UUID
@@ -11,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from absurd import InvalidOption, TaskNotFound
+from absurd import InvalidOption, TaskNotFound, typed
 from habitat_lite import guard
 
 
@@ -29,8 +28,8 @@ async def emit(request: Request) -> Response:
     form = await _form(request)
     text = form.get("payload", "").strip()
     try:
-        payload = json.loads(text) if text else None
-    except (ValueError, RecursionError) as error:
+        payload = typed.written(typed.read(text or "null"))
+    except ValueError as error:
         raise InvalidOption(
             f"the payload is no JSON that can be kept: {error}", hint='text goes in quotes: "like this"'
         ) from None

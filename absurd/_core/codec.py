@@ -54,6 +54,13 @@ _RESPELLED = re.compile(r"(?:^|[:,\[\s])(?:-0|-?[0-9]+(?:\.[0-9]+)?[eE])")
 _Path = tuple[Any, str | int] | None
 
 
+class Written:
+    """A value that is JSON text already, such as somebody typed it: it is sent as it is, with every digit of its numbers."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
 def encode(value: Any, *, what: str = "value") -> str:
     """JSON text of `value`, to be sent as jsonb.
 
@@ -65,11 +72,14 @@ def encode(value: Any, *, what: str = "value") -> str:
 
     Raises `NotSerializable`, with the path (such as `$.items[3].name`), for everything else and for NaN,
     infinities, NUL, lone surrogates, integers over 4,300 digits, keys that become equal and nesting deeper
-    than 200; `ValueTooLarge` over 16 MiB. Over 1 MiB logs one warning a process for each `what`.
+    than 200; `ValueTooLarge` over 16 MiB. Over 1 MiB logs one warning a process for each `what`. The text of a `Written`
+    keeps the same rules, but for its numbers: a fraction may be longer than a float.
 
         >>> encode({"at": datetime.date(2026, 1, 2), "tags": {"b", "a"}})
         '{"at":"2026-01-02","tags":["a","b"]}'
     """
+    if type(value) is Written:
+        return _kept(value.text, what)
     try:
         raw = _written(value, what)
     except RecursionError:  # the caller's own stack was deep already
@@ -155,6 +165,21 @@ def error_payload(exc: BaseException) -> dict[str, str]:
 
 
 # ---------------------------------------------------------------- encoding
+
+
+def _kept(text: str, what: str) -> str:
+    """A text as it is, if its value could be stored. Its fractions are looked at by who made it."""
+    try:
+        value = json.loads(text, parse_float=lambda _: 0.0)
+    except RecursionError:
+        raise NotSerializable(f"The {what} cannot be stored: it is nested too deeply.") from None
+    except ValueError as error:
+        raise NotSerializable(f"The {what} cannot be stored: it is no JSON: {error}.") from None
+    encode(value, what=what)
+    size = len(text.encode())
+    if size > WARN_BYTES:
+        _check_size(size, what)
+    return text
 
 
 def _written(value: Any, what: str) -> bytes:

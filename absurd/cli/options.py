@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import click
 from click.shell_completion import CompletionItem
 
+from absurd import typed
+from absurd._core.codec import Written
 from absurd.cli import output
 from absurd.cli.connection import Target
 from absurd.errors import AbsurdError
@@ -168,7 +169,7 @@ class Json(click.ParamType[Any]):
         if isinstance(value, list):
             return value
         try:
-            return [decoded(value)]
+            return [typed.read(value)]
         except ValueError as error:
             option = param.opts[0] if param else ""
             example = f"""{option} '{{"id": 7, "name": "ada"}}'""".strip()
@@ -197,24 +198,11 @@ class FutureMoment(Moment):
     ahead = True
 
 
-def decoded(text: str) -> Any:
-    """The value of a JSON text; ValueError for anything Postgres would refuse too, such as NaN."""
-
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is no JSON number")
-
-    try:
-        return json.loads(text, parse_constant=refuse)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{error.msg} at character {error.pos + 1}") from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def payload(whole: list[Any] | None, pairs: tuple[str, ...], whole_name: str, default: Any) -> Any:
+def payload(whole: list[Any] | None, pairs: tuple[str, ...], whole_name: str, default: Any) -> Written:
     """The value of `--params` (or `--payload`), with the `-P` pairs put into it.
 
-    `k=v` sets a text, `k:=json` any value, `a.b=v` a key of an object. A usage error names the pair.
+    `k=v` sets a text, `k:=json` any value, `a.b=v` a key of an object. As it was typed, to the last digit. A usage error
+    names the pair.
     """
     value = whole[0] if whole else ({} if pairs else default)
     if pairs and not isinstance(value, dict):
@@ -224,7 +212,7 @@ def payload(whole: list[Any] | None, pairs: tuple[str, ...], whole_name: str, de
             _put(value, *_pair(pair))
         except ValueError as error:
             raise click.BadParameter(f"{output.plain(pair)!r}: {error}", param_hint="'-P' / '--param'") from None
-    return value
+    return typed.written(value)
 
 
 def headers(pairs: tuple[str, ...]) -> dict[str, Any] | None:
@@ -232,20 +220,20 @@ def headers(pairs: tuple[str, ...]) -> dict[str, Any] | None:
     found: dict[str, Any] = {}
     for pair in pairs:
         try:
-            key, value = _pair(pair)
+            key, value = _pair(pair, exact=False)
         except ValueError as error:
             raise click.BadParameter(f"{output.plain(pair)!r}: {error}", param_hint="'-H' / '--header'") from None
         found[key] = value
     return found or None
 
 
-def _pair(pair: str) -> tuple[str, Any]:
+def _pair(pair: str, *, exact: bool = True) -> tuple[str, Any]:
     key, equals, text = pair.partition("=")
     if not equals or not key or key == ":":
         raise ValueError("write key=text or key:=json")
     if key.endswith(":"):
         try:
-            return key[:-1], decoded(text)
+            return key[:-1], typed.read(text, exact=exact)
         except ValueError as error:
             example = output.plain(f"""'{key}=["a", 1]', or {key[:-1]}=text""")
             raise ValueError(f"what follows := is not JSON: {error}. It would be  {example}") from None

@@ -58,6 +58,10 @@ def test_params_are_stored_as_given(
         (["--params", ""], "--params"),
         (["-H", "a:=x"], "'-H' / '--header'"),
         (["--params", '"\\u0000"'], "NUL"),
+        (["--params", "1e5000"], "the number 1e5000 has more than 4,300 digits"),
+        (["-P", "a:=1e5000"], "'a:=1e5000'"),
+        (["--params", "[" * 300 + "0.5" + "]" * 300], "nested deeper than 200 levels"),
+        (["--params", "[" * 900 + "0.5" + "]" * 900], "nested"),
     ],
 )
 def test_what_cannot_be_read_is_a_usage_error_that_names_it(
@@ -67,6 +71,43 @@ def test_what_cannot_be_read_is_a_usage_error_that_names_it(
     assert said.code == 2
     assert named in said.err
     assert conn.execute("select count(*) from absurd.tasks").fetchone() == (0,)
+
+
+LONG = "0.1234567890123456789012345"
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["--params", LONG], LONG),
+        (["--params", f'{{"a": [1e400, {LONG}, 1234567890123456789]}}'], f'{{"a": [1e400, {LONG}, 1234567890123456789]}}'),
+        (["--params", f'{{"a": {{"x": {LONG}}}}}', "-P", f"a.b:={LONG}", "-P", "c:=1e-30"],
+         f'{{"a": {{"b": {LONG}, "x": {LONG}}}, "c": 1e-30}}'),
+        (["-P", "a:=99.90", "-P", "b=99.90"], '{"a": 99.90, "b": "99.90"}'),
+    ],
+)  # fmt: skip
+def test_no_digit_that_was_typed_is_lost(
+    shell: Shell, engine: Engine, conn: Connection, words: list[str], kept: str
+) -> None:
+    assert shell.run("spawn-task", "t", "-q", "orders", *words).code == 0
+    event = [word.replace("--params", "--payload") for word in words]
+    assert shell.run("emit-event", "e", "-q", "orders", *event).code == 0
+    for column in ("params from absurd.tasks", "payload from absurd.emitted_events"):
+        row = conn.execute(
+            f"select x::text, (%s::jsonb)::text from (select {column}) y (x)".encode(), (kept,)
+        ).fetchone()
+        assert row is not None
+        assert row[0] == row[1]
+    assert (LONG in kept) == (LONG in shell.run("list-events", "-q", "orders", "--json").out)
+
+
+def test_a_header_keeps_its_number_or_is_refused(shell: Shell, engine: Engine, conn: Connection) -> None:
+    assert shell.run("spawn-task", "t", "-q", "orders", "-H", "a:=0.5", "-H", "b:=[1e2]").code == 0
+    assert conn.execute("select headers::text from absurd.tasks").fetchall() == [('{"a": 0.5, "b": [100.0]}',)]
+    for number in (LONG, "1e400"):
+        said = shell.run("spawn-task", "t", "-q", "orders", "-H", f"a:={number}")
+        assert said.code == 2
+        assert "would lose digits here; make it a text" in said.err
 
 
 def test_a_bad_payload_names_its_option(shell: Shell, engine: Engine) -> None:

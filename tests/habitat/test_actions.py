@@ -73,6 +73,22 @@ async def test_no_payload_is_null(site: Site, engine: Engine) -> None:
     assert events(engine) == [("e", None)]
 
 
+@pytest.mark.parametrize(
+    "number",
+    [
+        "1e400", "-1E+400", "1e-400", "0.1234567890123456789012345", "12345678901234567890123", "99.90", "-0.0", "0e5", "1e2",
+        "9" * 4_300, "4e4299", "1.7976931348623157e309",
+    ],
+    ids=lambda text: text[:30],
+)  # fmt: skip
+async def test_a_number_arrives_as_it_was_typed(site: Site, engine: Engine, number: str) -> None:
+    typed = f'  {{"n": [{number}, "{number}"],\n "ü": 1}} '
+    answer = await site.send("/events/emit", queue="orders", name="e", payload=typed)
+    assert (answer.status_code, answer.headers.get("location")) == (303, "/?said=emitted"), answer.text
+    same = "select payload = %s::jsonb, payload::text = (%s::jsonb)::text from absurd.emitted_events"
+    assert engine.conn.execute(same, (typed, typed)).fetchall() == [(True, True)]
+
+
 async def test_a_failed_task_is_tried_again(site: Site, engine: Engine) -> None:
     task = failed(engine)
     answer = await site.send(f"/tasks/{task}/retry", queue="orders", back=f"/tasks/{task}", max_attempts="")
@@ -134,6 +150,13 @@ async def test_an_address_cannot_make_the_page_say_what_it_likes(site: Site, eng
         ({"queue": "orders", "name": ""}, 400),
         ({"queue": "orders", "name": "e", "mode": "nonsense"}, 400),
         ({"queue": "orders", "name": "e", "payload": "NaN"}, 400),
+        ({"queue": "orders", "name": "e", "payload": "[-Infinity]"}, 400),
+        ({"queue": "orders", "name": "e", "payload": "1e5000"}, 400),
+        ({"queue": "orders", "name": "e", "payload": "1e-999999999999"}, 400),
+        ({"queue": "orders", "name": "e", "payload": "9" * 5_000}, 400),
+        ({"queue": "orders", "name": "e", "payload": '["\\ud800", 1.5]'}, 400),
+        ({"queue": "orders", "name": "e", "payload": "[" * 300 + "0.5" + "]" * 300}, 400),
+        ({"queue": "orders", "name": "e", "payload": "[" * 900 + "0.5" + "]" * 900}, 400),
         ({"queue": "orders", "name": "e", "payload": "[" * 100_000}, 400),
         ({"queue": "nope", "name": "e"}, 404),
         ({"name": "e"}, 400),

@@ -288,3 +288,11 @@ def test_a_failure_is_recorded_whatever_the_exception_does(error: BaseException)
     assert payload["name"] == type(error).__name__
     assert payload["message"]
     assert encode(payload)
+
+
+def test_text_that_is_json_already_is_sent_as_it_is_if_its_value_could_be() -> None:
+    text = ' {"n": [0.1234567890123456789012345, 1e400], "n": "\\u00fc"}\n'
+    assert encode(codec.Written(text)) == text
+    for refused in ('"\\u0000"', '"\\ud800"', "[" * 201 + "]" * 201, "[" * 100_000, "NaN", "{", "", "9" * 5_000):
+        with pytest.raises(NotSerializable, match="The payload cannot be stored"):
+            encode(codec.Written(refused), what="payload")
