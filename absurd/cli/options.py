@@ -12,7 +12,6 @@ import click
 from click.shell_completion import CompletionItem
 
 from absurd import typed
-from absurd._core.codec import Written
 from absurd.cli import output
 from absurd.cli.connection import Target
 from absurd.errors import AbsurdError
@@ -198,7 +197,7 @@ class FutureMoment(Moment):
     ahead = True
 
 
-def payload(whole: list[Any] | None, pairs: tuple[str, ...], whole_name: str, default: Any) -> Written:
+def payload(whole: list[Any] | None, pairs: tuple[str, ...], whole_name: str, default: Any) -> Any:
     """The value of `--params` (or `--payload`), with the `-P` pairs put into it.
 
     `k=v` sets a text, `k:=json` any value, `a.b=v` a key of an object. As it was typed, to the last digit. A usage error
