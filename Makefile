@@ -112,7 +112,7 @@ bench-quick: setup ## five rows against absurd-sdk, about 3 minutes, on a machin
 bench: setup ## every row, every peer, at most 60 minutes (ARGS='--missing' or '--only ROW,...' to go on)
 	@$(BIN)/python -m benchmarks full $(ARGS)
 
-clean: ## stop the embedded Postgres of this folder, remove .venv and caches (data in .absurd stays)
-	@if test -x $(BIN)/python; then $(BIN)/python -c 'from absurd import embedded; embedded.stop()' 2>/dev/null || true; fi
+clean: ## stop the embedded Postgres of this checkout, remove .venv and caches (data in .absurd stays)
+	@if test -x $(BIN)/python; then $(BIN)/python -c 'from absurd import embedded; import pathlib; [embedded.stop(each) for each in [*pathlib.Path().glob(".absurd/pg*"), *pathlib.Path().glob("*/.absurd/pg*")]]' 2>/dev/null || true; fi
 	@rm -rf .venv .compat build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -273,13 +273,14 @@ def story(url: str, began: float) -> None:
         tell(f"{absurdctl()} {shlex.join(command)}")
         run(env, "-m", "absurd.cli", *command)
     verify(url, first, second)
-    ending(took, time.monotonic() - began)
+    ending(url, took, time.monotonic() - began)
 
 
-def ending(took: float, seconds: float) -> None:
+def ending(order: str, took: float, seconds: float) -> None:
     """What was shown, and what to try: each line can be pasted into the terminal the demo ran in."""
     here = Path.cwd() == ROOT
     url = "embedded:" if here else shlex.quote(f"embedded://{quote(str(SERVER))}")
+    page = f"make -C {shown(ROOT / 'habitat')} build && {shown(ROOT / 'habitat' / 'bin' / 'habitat')} run"
     demo, send = f"{python()} {shown(DEMO)}", f"{python()} {shown(PYTHON / 'send_event.py')}"
     print(f"""
 {BOLD}What you saw{PLAIN} ({seconds:.1f} s)
@@ -291,6 +292,8 @@ def ending(took: float, seconds: float) -> None:
      above can be pasted, until the next demo drops that database.
 
 {BOLD}What to try next{PLAIN}
+  See that order on its web page, until the next demo drops it; Ctrl-C stops the page:
+    {page} -d {shlex.quote(order)}
   Orders of your own, on the same PostgreSQL; the last line is a worker, Ctrl-C stops it:
     export ABSURD_DATABASE_URL={url}
     {demo} spawn order-1

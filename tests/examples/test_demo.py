@@ -63,7 +63,9 @@ def _can_be_pasted(printed: str, clone: Path, env: dict[str, str]) -> None:
     assert _paste(result, clone, env).startswith("completed")
     assert "checkpoint reserve-inventory" in _paste(dump, clone, env)
 
-    export, *orders, worker, tasks, stop = re.findall(r"^    (\S.*)$", printed.split("What to try next")[1], re.M)
+    page, export, *orders, worker, tasks, stop = re.findall(r"^    (\S.*)$", printed.split("What to try next")[1], re.M)
+    assert page.split(" run -d ")[1] == result.split(" -d ")[1]
+    assert page.startswith("make -C habitat build && habitat/bin/habitat run")
     name, value = export.removeprefix("export ").split("=", 1)
     env = {**env, name: value, "PYTHONUNBUFFERED": "1"}
     for line in orders:

@@ -6,6 +6,7 @@ import builtins
 import contextlib
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,10 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from click.testing import CliRunner
 
 import habitat_lite
+from absurd import embedded, schema
 from absurd.cli import ui
 from absurd.cli.main import cli
 from habitat_lite import main
@@ -29,10 +32,10 @@ SECONDS = 30.0
 
 
 @contextlib.contextmanager
-def running(*command: str, **environment: str) -> Iterator[str]:
+def running(*command: str, folder: Path = ROOT / "habitat", **environment: str) -> Iterator[str]:
     """A program that serves the pages; its address, once it says that it does."""
     process = subprocess.Popen(
-        command, cwd=ROOT / "habitat", env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True
+        command, cwd=folder, env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
     try:
@@ -79,6 +82,86 @@ def test_the_section_of_the_guide_on_monitoring_works_as_it_is_written(
         assert "sleeping" in fetched(f"{address}tasks")
         assert "payment.confirmed:order-12345" in fetched(f"{address}waits")
         assert "reserve-inventory" in fetched(f"{address}tasks/{task}")
+
+
+@pytest.fixture
+def checkout(session_folder: Path) -> Iterator[Path]:
+    """A checkout with nothing in it but the folder of the page, and the page installed."""
+    shutil.copytree(ROOT / "habitat", session_folder / "habitat", ignore=shutil.ignore_patterns(".absurd"))
+    program = session_folder / ".venv" / "bin" / "habitat"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\nexec env PYTHONPATH={ROOT} {sys.executable} -m habitat_lite "$@"\n')
+    program.chmod(0o755)
+    yield session_folder
+    for folder in session_folder.glob("**/.absurd/pg18"):
+        embedded.stop(folder, "immediate")
+
+
+def test_in_its_folder_embedded_is_the_postgres_of_the_checkout(checkout: Path) -> None:
+    server = embedded.start(checkout / ".absurd" / "pg18")
+    with psycopg.connect(server.url(), autocommit=True) as conn:
+        schema.install(conn)
+        Engine(conn).spawn("left-by-the-demo")
+    for folder, command in (
+        (checkout / "habitat", "./bin/habitat"),
+        (checkout / "habitat" / "bin", "./habitat"),
+        (checkout, "habitat/bin/habitat"),
+    ):
+        with running(command, "run", "--port", "0", folder=folder, ABSURD_DATABASE_URL="embedded:") as address:
+            assert "left-by-the-demo" in fetched(f"{address}tasks"), folder
+    assert [each.parent for each in checkout.glob("**/.absurd")] == [checkout]
+
+
+def test_elsewhere_embedded_stays_the_postgres_of_the_folder_one_is_in(checkout: Path, tmp_path: Path) -> None:
+    program = checkout / ".venv" / "bin" / "habitat"
+    program.write_text('#!/bin/sh\necho "$PWD|$*"\n')
+    for folder, there in ((tmp_path, tmp_path), (checkout, checkout), (checkout / "habitat", checkout)):
+        said = subprocess.run(
+            [checkout / "habitat" / "bin" / "habitat", "run", "-d", "a b"], cwd=folder, capture_output=True, text=True
+        )
+        assert said.stdout == f"{there.resolve()}|run -d a b\n"
+
+
+def test_where_no_database_is_named_the_private_one_of_the_checkout_is_offered_and_not_taken(checkout: Path) -> None:
+    program = checkout / ".venv" / "bin" / "habitat"
+    program.write_text('#!/bin/sh\necho "${ABSURD_DATABASE_URL:-none}"\n')
+    clean = {"PATH": os.environ["PATH"]}
+
+    def said(*given: str, **environment: str) -> tuple[str, bool]:
+        command = ["./bin/habitat", "run", *given]
+        done = subprocess.run(
+            command, cwd=checkout / "habitat", env={**clean, **environment}, capture_output=True, text=True, check=True
+        )
+        return done.stdout, "-d embedded:" in done.stderr
+
+    assert said() == ("none\n", False)
+    (checkout / ".absurd").mkdir()
+    assert said() == ("none\n", True)
+    for given in (["-d", "x"], ["-dx"], ["--database=x"], ["--help"]):
+        assert said(*given) == ("none\n", False)
+    assert said(ABSURD_DATABASE_URL="x") == ("x\n", False)
+    assert said(PGDATABASE="x") == ("none\n", False)
+
+
+def test_a_program_that_finds_only_itself_says_what_to_do(checkout: Path) -> None:
+    (checkout / ".venv" / "bin" / "habitat").unlink()
+    for path in (f"{checkout}/habitat/bin:/usr/bin:/bin", "bin:/usr/bin:/bin"):
+        said = subprocess.run(
+            ["bin/habitat", "run"], cwd=checkout / "habitat", env={"PATH": path}, capture_output=True, text=True
+        )
+        assert (said.returncode, said.stdout) == (1, "")
+        assert "run `make build` in" in said.stderr
+
+
+def test_make_clean_stops_every_embedded_postgres_of_the_checkout(checkout: Path) -> None:
+    shutil.copy(ROOT / "Makefile", checkout)
+    python = checkout / ".venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec env PYTHONPATH={ROOT} {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    servers = [embedded.start(checkout / folder / ".absurd" / "pg18") for folder in (".", "examples")]
+    subprocess.run(["make", "-s", "clean"], cwd=checkout, check=True, timeout=SECONDS * 2)
+    assert [each.running for each in servers] == [False, False]
+    assert all((each.directory / "data").exists() for each in servers)
 
 
 def test_without_options_it_is_at_port_8080_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
