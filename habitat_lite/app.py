@@ -113,7 +113,8 @@ async def _told(request: Request, code: int, title: str, text: str) -> Response:
     if request.url.path.endswith(".json"):
         response = JSONResponse({"error": title, "message": text}, status_code=code)
     else:
-        page = pages.rendered(request, "error.html", "", {"title": title, "text": text})
+        again = code >= 500 and request.method in ("GET", "HEAD")
+        page = pages.rendered(request, "error.html", "", {"title": title, "text": text, "again": again})
         response = HTMLResponse(page, status_code=code)
     guard.make_safe(response.headers)  # what nobody expected is told outside of every middleware
     return response
