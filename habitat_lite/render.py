@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Mapping
@@ -25,6 +26,9 @@ _HIDDEN = re.compile(
     "[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
 )
 LONGEST = 64_000
+_CODE = re.compile("`([^`]+)`")
+#: a word of a sentence, not a name or a piece of code
+_WORD = re.compile(r"[a-z]+[ ,]")
 
 
 def visible(text: object) -> str:
@@ -91,6 +95,20 @@ def _exact(text: str) -> float:
     if Decimal(repr(number)) != Decimal(text):
         raise ValueError(f"no float is {text}")
     return number
+
+
+def told(text: str) -> list[Markup]:
+    """A message of ours as paragraphs of sentences: what is the matter, then the hint; what stands in backticks is code."""
+    return [
+        Markup(_CODE.sub(r"<code>\1</code>", _sentence(part)))
+        for part in map(str.strip, text.split("\nHint: "))
+        if part
+    ]
+
+
+def _sentence(text: str) -> str:
+    ended = text if text[-1] in ".!?:" else f"{text}."
+    return html.escape(visible(ended[0].upper() + ended[1:] if _WORD.match(ended) else ended))
 
 
 def cut(text: str | None, longest: int) -> str:
@@ -161,7 +179,7 @@ def environment() -> Environment:
         visible=visible, shown=shown, short=short, one_line=lambda value: short(value, 10_000), moment=moment, span=span
     )
     made.filters.update(count=count, pretty=pretty, failure=failure, cut=cut, sql=sql, after=after, lasted=lasted)
-    made.filters.update(step_of=timeline.step_of)
+    made.filters.update(told=told, step_of=timeline.step_of)
     made.globals.update(href=href, asset=assets.address)
     return made
 

@@ -49,10 +49,21 @@ function ago(seconds) {
 }
 function tellTimes() {
   const now = Date.now();
+  const inUtc = root.dataset.times === "utc";
   for (const each of all("time[datetime]")) {
-    const text = ago((now - Date.parse(each.dateTime)) / 1000);
+    const text = inUtc ? each.title : ago((now - Date.parse(each.dateTime)) / 1000);
     if (each.textContent !== text) each.textContent = text;
   }
+}
+
+function applyTimes() {
+  root.dataset.times = kept("habitat-times") || "ago";
+  one("#times")?.setAttribute("aria-pressed", root.dataset.times === "utc");
+  tellTimes();
+}
+function nextTimes() {
+  keep("habitat-times", root.dataset.times === "utc" ? "ago" : "utc");
+  applyTimes();
 }
 
 // -- live: the server sends what `main` looks like, when that changes ------------------------------------------------
@@ -170,7 +181,7 @@ function applyKeys() {
   if (state) state.textContent = keysOn() ? "" : "They are off: of these keys, only Enter and Esc do anything.";
 }
 applyKeys();
-addEventListener("storage", () => { applyTheme(); applyKeys(); }); // changed in another window
+addEventListener("storage", () => { applyTheme(); applyKeys(); applyTimes(); }); // changed in another window
 
 // The focus itself moves: what is chosen is read aloud, and Enter and Tab do what they always do.
 function choose(row, scroll = true) {
@@ -180,10 +191,11 @@ function choose(row, scroll = true) {
   left = -1;
   if (scroll) row.scrollIntoView({ block: "nearest" });
 }
-function showKeys() {
-  one("#keys")?.showModal();
-  one("#keys [data-closes]")?.focus();
+function openUp(dialog) {
+  dialog?.showModal();
+  one("[data-first]", dialog || document)?.focus({ focusVisible: true });
 }
+const showKeys = () => openUp(one("#keys"));
 function move(step) {
   const list = rows();
   const at = list.indexOf(document.activeElement?.closest("tr[data-key]"));
@@ -196,6 +208,7 @@ const press = {
   k: () => move(-1),
   "?": showKeys,
   t: nextTheme,
+  u: nextTimes,
   e: () => one("#emit-name:invalid, #emit-payload")?.focus(),
 };
 document.addEventListener("keydown", (event) => {
@@ -227,7 +240,9 @@ document.addEventListener("click", async (event) => {
   if (event.target.closest("#theme")) return nextTheme();
   if (event.target.closest("#help")) return showKeys();
   const opens = event.target.closest("[data-opens]");
-  if (opens) return document.getElementById(opens.dataset.opens)?.showModal();
+  if (opens) return openUp(document.getElementById(opens.dataset.opens));
+  if (event.target.closest("#times")) return nextTimes();
+  if (event.target.closest("#back")) return history.back();
   if (event.target.closest("[data-closes]")) return event.target.closest("dialog")?.close();
   const row = event.target.closest("tr[data-href]");
   if (row && !event.target.closest("a, button, input, summary, pre") && !String(getSelection())) location.href = row.dataset.href;
@@ -254,6 +269,6 @@ if (said) {
   said.focus({ preventScroll: true });
 }
 
-tellTimes();
+applyTimes();
 setInterval(tellTimes, 1000);
 listen();

@@ -102,7 +102,10 @@ def new_page(chromium: Browser, habitat: Served) -> Iterator[NewPage]:
         context.set_default_timeout(SECONDS * 1000)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda said: None if "404" in said.text else complaints.append(f"{page.url}: {said.text}"))
+        page.on(
+            "console",
+            lambda said: None if "status of 40" in said.text else complaints.append(f"{page.url}: {said.text}"),
+        )
         page.on("pageerror", lambda error: complaints.append(f"{page.url}: {error}"))
         return page
 

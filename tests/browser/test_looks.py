@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import psycopg
@@ -248,3 +249,71 @@ def test_the_skip_link_comes_first_and_is_seen_when_reached(page: Page, shop: Sh
     assert (link.bounding_box() or {})["width"] > 50
     page.keyboard.press("Enter")
     assert page.url.endswith("#main")
+
+
+def test_moments_are_at_hand_without_a_pointer_and_on_paper(page: Page, app: Absurd) -> None:
+    task = app.spawn("order", {}, queue="examples")["task_id"]
+    page.goto(f"/tasks/{task}")
+    spawned = page.locator("dt:text-is('Spawned') + dd time")
+    moment = spawned.get_attribute("title") or ""
+    assert moment.endswith(" UTC")
+    sync_api.expect(spawned).to_have_text(re.compile("ago|now"))
+    page.emulate_media(media="print")
+    printed = "each => [getComputedStyle(each).fontSize, getComputedStyle(each, '::after').content]"
+    assert spawned.evaluate(printed) == ["0px", f'"{moment}"']
+    page.emulate_media(media="screen")
+    button = page.get_by_role("button", name="Moments in UTC")
+    button.click()
+    sync_api.expect(button).to_have_attribute("aria-pressed", "true")
+    sync_api.expect(spawned).to_have_text(moment)
+    page.reload()
+    sync_api.expect(spawned).to_have_text(moment)
+    page.keyboard.press("u")
+    sync_api.expect(spawned).to_have_text(re.compile("ago"))
+
+
+@pytest.mark.timeout(180)
+def test_no_page_with_moments_is_wider_than_a_phone(new_page: NewPage, shop: Shop) -> None:
+    page = new_page(width=360, height=740)
+    page.goto("/")
+    page.keyboard.press("u")
+    for name, path in shop.pages.items():
+        page.goto(path)
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= 360, name
+        assert page.evaluate(BEYOND, 360) == [], name
+
+
+def test_a_dialog_begins_where_nothing_is_lost(page: Page, app: Absurd) -> None:
+    task = app.spawn("order", {}, queue="examples")["task_id"]
+    page.goto(f"/tasks/{task}")
+    page.get_by_role("button", name="Cancel", exact=True).press("Enter")
+    sync_api.expect(page.get_by_role("button", name="Keep it")).to_be_focused()
+    page.keyboard.press("Enter")
+    sync_api.expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_focused()
+    page.keyboard.press("?")
+    sync_api.expect(page.get_by_role("heading", name="Keys")).to_be_focused()
+    page.keyboard.press("Tab")
+    sync_api.expect(page.get_by_role("checkbox")).to_be_focused()
+
+
+def test_with_forced_colors_every_state_keeps_its_dot(new_page: NewPage, app: Absurd) -> None:
+    for scheme in ("light", "dark"):
+        page = new_page(forced_colors="active", color_scheme=scheme)
+        page.goto("/")
+        dots = page.evaluate("""() => [...document.querySelectorAll(".tile .name, #live")].map(each => {
+            const look = getComputedStyle(each, "::before");
+            const ground = getComputedStyle(document.body).backgroundColor;
+            return look.backgroundColor !== ground || look.borderColor !== ground && look.borderWidth !== "0px";
+        })""")
+        assert len(dots) == 7
+        assert all(dots), scheme
+
+
+def test_back_from_a_page_that_refuses_leads_where_one_was(page: Page, app: Absurd) -> None:
+    page.goto("/tasks")
+    field = page.get_by_label("Since")
+    field.fill("nonsense")
+    field.press("Enter")
+    sync_api.expect(page.get_by_role("heading")).to_contain_text("That cannot be done")
+    page.get_by_role("button", name="Back").click()
+    sync_api.expect(page.get_by_role("heading", name="Tasks")).to_be_visible()
