@@ -5,11 +5,11 @@ Code between steps runs as it does in every replay. The first call that would do
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from absurd._async import _compat, context, execute, steps
+from absurd._core.outcome import leaves
 from absurd._core.registry import RegisteredTask
 from absurd._core.replay import History
 from absurd._db import batch
@@ -97,20 +97,12 @@ async def rehearse(client: AsyncAbsurd, task: RegisteredTask, recorded: TaskHist
     ahead = steps.judged(recorded, history.left())
     if error is None:
         return Rehearsal("ended", ahead=ahead)
-    for leaf in _leaves(error):  # what a task group gathers
+    for leaf in leaves(error):  # what a task group gathers
         if isinstance(leaf, Reached):
             return Rehearsal("reached", leaf.step, ahead=ahead)
         if isinstance(leaf, Snooze):
             return Rehearsal("reached", ahead=ahead)
     return Rehearsal("failed", error=error, ahead=ahead)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for each in error.exceptions:
-            yield from _leaves(each)
-    else:
-        yield error
 
 
 def _claim(recorded: TaskHistory) -> Claim:

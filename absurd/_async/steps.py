@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from absurd._async import _compat
 from absurd._core import codec, options, registry
-from absurd._core.replay import REFUSED, UNDO, UNORDERED
+from absurd._core.replay import REFUSED, UNDO, UNORDERED, is_mark
 from absurd._core.retries import ONCE, StepPolicy
 from absurd._db import procedures
 from absurd.errors import ConfigError, InvalidOption, StepNameError, StepOrderChanged
@@ -23,21 +23,13 @@ UNTIL_DONE = 65_535
 LONGEST_UNDONE = 1000
 
 
-def enters(ctx: AsyncTaskContext, here: object) -> None:
-    """A call from another task (thread) than the last first one: the first is the handler's own, any other has no order."""
-    if ctx._home is None:
-        ctx._home = here
-    else:
-        ctx._history.aside = True
-
-
 async def mark(ctx: AsyncTaskContext) -> None:
     """Called before something is recorded when the record will not tell the way to it: that is recorded first.
 
     Whoever comes while the mark is on its way writes it too: what is recorded without it would look like an order.
     """
     await ctx._write_checkpoint(UNORDERED, "true")
-    ctx._history.unordered()
+    ctx._history.marked()
 
 
 async def fresh(ctx: AsyncTaskContext, checkpoint: str) -> None:
@@ -47,12 +39,12 @@ async def fresh(ctx: AsyncTaskContext, checkpoint: str) -> None:
     every later call.
     """
     history, claim = ctx._history, ctx._claim
-    if history.aside:
+    if history.untold:
         return
     recorded = await ctx._client._session.run(procedures.task_history(claim.queue_name, claim.task_id))
     ahead = [] if recorded is None else judged(recorded, history.ahead(checkpoint))
     if not ahead:
-        history.unordered()
+        history.lenient()
         return
     error = StepOrderChanged(
         f'task "{claim.task_name}" asks for step "{checkpoint}", which is new, while what it did before is still ahead: '
@@ -66,11 +58,16 @@ async def fresh(ctx: AsyncTaskContext, checkpoint: str) -> None:
 
 
 def judged(recorded: TaskHistory, ahead: set[str]) -> list[str]:
-    """Of what lies ahead, what the task's current attempt did, in that order."""
+    """Of what lies ahead, what the task's current attempt did after the last thing that has been asked for, in that order.
+
+    What lies between things asked for was left out on purpose: a step that was done is gone.
+    """
     if not recorded.ordered or UNORDERED in recorded.checkpoints:
         return []
     known = zip(recorded.steps, recorded.step_attempts, strict=True)
-    return [name for name, attempt in known if name in ahead and attempt == recorded.attempt]
+    way = [name for name, attempt in known if attempt == recorded.attempt and not is_mark(name)]
+    asked = [place for place, name in enumerate(way) if name not in ahead]
+    return way[asked[-1] + 1 :] if asked else way
 
 
 def listed(names: list[str]) -> str:
@@ -105,8 +102,8 @@ async def gather(ctx: AsyncTaskContext, calls: Mapping[str, Callable[[], Any]], 
         options.whole_number(limit, "limit")
     names = {name: ctx._history.next_name(name) for name in calls}
     ctx._check()
-    if (here := ctx._running.whereabouts()) is not ctx._home:
-        enters(ctx, here)
+    if ctx._running.whereabouts() is not ctx._home:
+        ctx._history.untold = True
     kept = ctx._history.take_group(names.values())
     values = {name: kept[checkpoint] for name, checkpoint in names.items() if checkpoint in kept}
     missing = [name for name in calls if name not in values]
@@ -117,7 +114,11 @@ async def gather(ctx: AsyncTaskContext, calls: Mapping[str, Callable[[], Any]], 
         ctx._check()
         return await ctx._keep(names[name], await tried(ctx, names[name], calls[name], ONCE))
 
-    ended = await _compat.all_of([functools.partial(run, name) for name in missing], limit or len(missing))
+    try:
+        ended = await _compat.all_of([functools.partial(run, name) for name in missing], limit or len(missing))
+    except BaseException:
+        ctx._history.untold = True
+        raise
     for name, value in zip(missing, ended, strict=True):
         if isinstance(value, BaseException):
             ctx._history.failed(names[name])
@@ -138,13 +139,17 @@ async def intend(ctx: AsyncTaskContext, checkpoint: str, undo: str) -> None:
         raise InvalidOption(f"undo must be the name of a task that undoes the step, not {undo!r}")
     if len(checkpoint.encode()) > LONGEST_UNDONE:
         raise StepNameError(f"the name of a step with undo= is limited to {LONGEST_UNDONE} bytes: shorten it")
-    if history.kept(UNDO) is None:
-        await _accompany(ctx)
-    mark = f"{UNDO}:{checkpoint}"
-    if history.kept(mark) is None:
-        told = {"step": checkpoint, "task": undo, "number": history.marks(f"{UNDO}:") + 1}
-        await ctx._write_checkpoint(mark, codec.encode(told, what="undo"))
-        history.keep(mark, told)
+    name = f"{UNDO}:{checkpoint}"
+    try:
+        if history.kept(UNDO) is None:
+            await _accompany(ctx)
+        if history.kept(name) is None:
+            told = {"step": checkpoint, "task": undo, "number": history.marks(f"{UNDO}:") + 1}
+            await ctx._write_checkpoint(name, codec.encode(told, what="undo"))
+            history.keep(name, told)
+    except BaseException:
+        history.untold = True
+        raise
 
 
 async def _accompany(ctx: AsyncTaskContext) -> None:
@@ -157,5 +162,6 @@ async def _accompany(ctx: AsyncTaskContext) -> None:
             queue=claim.queue_name,
             max_attempts=UNTIL_DONE,
             headers=ctx.headers or None,
+            idempotency_key=f"{UNDO}:{claim.task_id}",  # two steps side by side both find none
         )
         tx.result = {"task_id": spawned["task_id"]}

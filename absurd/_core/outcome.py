@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from absurd._core import codec
@@ -57,6 +58,9 @@ def failed(error: BaseException) -> Outcome:
 
 def raised(error: BaseException) -> Outcome:
     """Sort an exception that left the handler: control flow ends the run quietly, everything else is a failure."""
+    if isinstance(error, BaseExceptionGroup):  # of a task group: control flow says more than what else went wrong
+        flow = [leaf for leaf in leaves(error) if raised(leaf).kind != "failed"]
+        return raised(min(flow, key=lambda leaf: isinstance(leaf, SuspendTask))) if flow else failed(error)
     if isinstance(error, SuspendTask):
         return Outcome("suspended")
     if isinstance(error, Released):
@@ -70,3 +74,12 @@ def raised(error: BaseException) -> Outcome:
     if isinstance(error, (FailedTask, LeaseLostSignal)):
         return Outcome("lost")
     return failed(error)
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """What a group holds, groups inside it opened; a plain exception is its own leaf."""
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from leaves(each)
+    else:
+        yield error

@@ -22,24 +22,27 @@ class History:
     free one is found, so two calls never share a checkpoint; the rule is a function of the order of calls alone.
 
     What is recorded lies ahead until it is asked for. New work while something lies ahead may mean that the code has changed.
-    It need not where the record does not tell all: a step that failed while its handler went on, steps inside steps, calls
-    from several tasks or threads. The first such thing makes the task `unordered`, for good.
+    It need not where the record does not tell all: a call that failed while its handler went on, steps inside steps, calls
+    from several tasks or threads. After the first such thing nothing is recorded before the mark that says so, which holds
+    for good. Whether the order is judged (`strict`) does not matter for that: who judges later relies on the mark.
     """
 
-    __slots__ = ("_counts", "_open", "_pending", "_states", "_strict", "_timeouts", "_used", "aside")
+    __slots__ = ("_counts", "_marked", "_open", "_pending", "_states", "_strict", "_timeouts", "_used", "untold")
 
     def __init__(self, states: dict[str, Any] | None, timeouts: Iterable[str] | None, *, strict: bool = True) -> None:
         self._states = states or {}
         self._timeouts = set(timeouts or ())
-        self._pending = {name for name in self._states if not _is_mark(name)} if states else set()
+        self._pending = {name for name in self._states if not is_mark(name)} if states else set()
         self._pending |= self._timeouts
-        self._strict = strict and UNORDERED not in self._states
+        self._marked = UNORDERED in self._states
+        self._strict = strict and not self._marked
         self._counts: dict[str, int] = {}
         self._used: set[str] = set()
         #: what has been asked for and neither kept nor given up in a way that is recorded
         self._open: set[str] = set()
-        #: a call came from another task or thread than the handler's
-        self.aside = False
+        #: something happened of which the record will not tell: a call from another task or thread than the handler's, or one
+        #: that failed and leaves no record of its own
+        self.untold = False
 
     def next_name(self, name: str) -> str:
         """The checkpoint name of the next call that uses `name`; StepNameError for a name that cannot be one."""
@@ -47,6 +50,8 @@ class History:
             raise StepNameError("a step needs a name: a non-empty string")
         if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
             raise StepNameError(f"the step name {name[:40]!r}... is longer than {MAX_NAME_BYTES} bytes: shorten it")
+        if name[0] == "$" and is_mark(name):
+            raise StepNameError(f"the name {name!r} is kept for the engine: give the step another")
         if "\0" in name or (not name.isprintable() and _surrogates(name)):
             raise StepNameError(
                 f"the step name {name!r} holds NUL or half a surrogate pair, which Postgres cannot store"
@@ -99,14 +104,18 @@ class History:
 
     def marks(self, prefix: str) -> int:
         """How many checkpoints that are no steps begin so."""
-        return sum(name.startswith(prefix) for name in self._states)
+        return sum(name.startswith(prefix) for name in list(self._states))  # threads may add some meanwhile
 
     def loses_order(self, name: str) -> bool:
         """Whether the commit of `name` leaves a record that does not tell the way to it: to be marked first."""
-        return self._strict and (self.aside or len(self._open) > (name in self._open)) and not _is_mark(name)
+        return not self._marked and (self.untold or len(self._open) > (name in self._open)) and not is_mark(name)
 
-    def unordered(self) -> None:
-        """The order of calls says nothing from here on."""
+    def marked(self) -> None:
+        """The mark has been recorded."""
+        self._marked, self._strict = True, False
+
+    def lenient(self) -> None:
+        """The order of calls says nothing to this run from here on."""
         self._strict = False
 
     def ahead(self, name: str) -> set[str]:
@@ -119,7 +128,8 @@ class History:
         return bool(self._pending)
 
 
-def _is_mark(name: str) -> bool:
+def is_mark(name: str) -> bool:
+    """Whether a checkpoint is no step, but says something of the task."""
     return name in (UNORDERED, REFUSED, UNDO) or name.startswith(f"{UNDO}:")
 
 

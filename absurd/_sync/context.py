@@ -95,7 +95,7 @@ class TaskContext:
         self._lease: float = lease
         self._task: RegisteredTask = task
         self._history: History = history or History(claim.checkpoints, claim.timeouts, strict=task.strict_replay)
-        self._home: Any = None
+        self._home: Any = running.whereabouts()
         self.headers: dict[str, Any] = claim.headers or {}
         self.queue_name = claim.queue_name
         self.run_id = claim.run_id
@@ -366,6 +366,7 @@ class TaskContext:
         if answer.letter in ("o", "r"):
             raise SuspendTask(f'sleeping: step "{checkpoint}"')
         self._accept(answer, "e")
+        self._history.keep(checkpoint, None)  # it is over already
 
     # -- events and tasks ----------------------------------------------------------------------------------------------
 
@@ -439,7 +440,7 @@ class TaskContext:
         options.emit(event_name, mode)
         self._check()
         text = codec.encode(payload, what="payload")
-        answer = self._writer.write(batch.Emit(*self._fence(), event_name, text, mode))
+        answer = self._say(batch.Emit(*self._fence(), event_name, text, mode))
         return answer.letter == "o"
 
     def heartbeat(self, seconds: int | None = None) -> None:
@@ -455,7 +456,7 @@ class TaskContext:
         if by > options.LARGEST_INTEGER:
             raise InvalidOption(f"extend_by must be <= {options.LARGEST_INTEGER} seconds")
         self._check()
-        self._accept(self._writer.write(batch.Extend(*self._fence(), float(by))), "o")
+        self._accept(self._say(batch.Extend(*self._fence(), float(by))), "o")
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -471,9 +472,8 @@ class TaskContext:
         """The checkpoint name of the next call that uses `name`, whether it is recorded, and the recorded value."""
         checkpoint = self._history.next_name(name)
         self._check()
-        here = self._running.whereabouts()
-        if here is not self._home:
-            _steps.enters(self, here)
+        if self._running.whereabouts() is not self._home:
+            self._history.untold = True
         done, state = self._history.take(checkpoint)
         return checkpoint, done, state
 
@@ -499,6 +499,14 @@ class TaskContext:
 
     def _write_checkpoint(self, checkpoint: str, text: str) -> None:
         self._accept(self._writer.write(batch.Checkpoint(*self._fence(), checkpoint, text)), "or")
+
+    def _say(self, row: batch.Write) -> Answer:
+        """Write what leaves no record of its own: when it fails, the handler's way may turn on that."""
+        try:
+            return self._writer.write(row)
+        except BaseException:
+            self._history.untold = True
+            raise
 
     def _wait(self, row: batch.Write, checkpoint: str, what: str, where: str = "") -> Any:
         if self._history.loses_order(checkpoint):

@@ -1,8 +1,8 @@
 -- What a task has recorded, for whoever goes through it again without doing it again. Reads only.
 
 -- Purpose: a task in any state, as claim_tasks describes one, with its state, the names of its checkpoints in the order they were
--- committed, the attempt that wrote each, the step it waits at, and whether it began under a release whose clients mark what has
--- no order. No row for an unknown task.
+-- committed, the attempt that wrote each, the step it waits at, and whether it was spawned when only clients worked that mark what
+-- has no order: in a new database, or a day after the migration that brought the marks. No row for an unknown task.
 create or replace function absurd.task_history(p_queue_name text, p_task_id uuid)
   returns table (task_id uuid, attempt integer, claim_no integer, task_name text, params jsonb, headers jsonb,
                  retry_strategy jsonb, max_attempts integer, enqueue_at timestamptz, claimed_at timestamptz, wake_event text,
@@ -19,7 +19,10 @@ begin
     select t.task_id, t.attempt, 0, t.task_name, t.params, t.headers, t.retry_strategy, t.max_attempts, t.enqueue_at,
            absurd.current_time(), t.wake_event, k.states, k.timeouts, v_queue_id, t.state, k.steps, k.attempts,
            (select w.step_name from absurd.waits w where w.queue_id = v_queue_id and w.task_id = p_task_id limit 1),
-           not exists (select from absurd.migrations m where m.number = 3 and m.applied_at > t.enqueue_at)
+           not exists (select from absurd.migrations m, absurd.migrations f
+                        where m.number = 3 and f.number = 1
+                          and t.enqueue_at < m.applied_at + case when m.applied_at > f.applied_at + interval '1 minute'
+                                                                 then interval '1 day' else interval '0' end)
       from absurd.all_tasks t
      cross join lateral (
        select jsonb_object_agg(x.name, x.state) filter (where x.outcome is null) as states,

@@ -525,3 +525,18 @@ def test_what_a_task_has_recorded_can_be_read_in_any_state_in_the_order_of_its_c
     (row,) = q.call("task_history", run["task_id"])
     assert (row["state"], row["steps"], row["waits_at"]) == ("cancelled", ["zebra", "ape", "wait"], None)
     assert q.call("task_history", uuid.uuid4()) == []
+
+
+def test_order_counts_from_a_day_after_an_upgrade_to_clients_that_mark_what_has_none(q: Queue) -> None:
+    run = q.start()
+
+    def ordered_when(initial: str, marks: str) -> bool:
+        with q.conn.transaction(force_rollback=True):
+            for number, since in ((1, initial), (3, marks)):
+                change = "update absurd.migrations set applied_at = now() - %s::interval where number = %s"
+                q.conn.execute(change, (since, number))
+            return bool(q.call("task_history", run["task_id"])[0]["ordered"])
+
+    assert ordered_when("1 year", "1 second") is False, "workers of the release before may still run"
+    assert ordered_when("1 year", "25 hours") is True
+    assert ordered_when("1 second", "1 second") is True, "a new database"

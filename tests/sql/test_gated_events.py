@@ -56,6 +56,18 @@ def test_an_await_waits_for_an_emit_in_flight_and_gets_its_payload(
     assert q.checkpoints(run["task_id"]) == {"wait": 7}
 
 
+def test_of_two_awaits_at_once_one_says_that_the_event_was_taken(q: Queue, connect: Connect, gate: Gate) -> None:
+    """Two that hold the row at once would each leave it to the other, and workers would keep the event for ever."""
+    q.emit("paid", 7)
+    runs = [q.start(), q.start()]
+    holder = connect(autocommit=False)
+    holder.execute("select from absurd.live for update")
+    awaits = [gate(lambda c, run=run: q.on(c).await_event(run, "paid")).wait_until_blocked() for run in runs]
+    holder.rollback()
+    assert [each.result() for each in awaits] == [(False, "7")] * 2
+    assert q.rows("select taken_at is not null as taken from absurd.events") == [{"taken": True}]
+
+
 @pytest.mark.parametrize("known", [False, True], ids=["new name", "existing sentinel"])
 def test_an_await_sleeps_when_the_emit_in_flight_is_rolled_back(
     q: Queue, connect: Connect, gate: Gate, known: bool

@@ -2779,8 +2779,12 @@ begin
      and (absurd.verdict(v_queue_id, absurd.task_id_of(p_run_id), absurd.attempt_of(p_run_id))).run_state is not null then
     raise exception 'Run "%" does not belong to task "%" in queue "%"', p_run_id, p_task_id, p_queue_name;
   end if;
-  loop  -- the event's row, waiting for an emitter in flight; cleanup may take a sentinel away in between
-    perform 1 from absurd.events e where e.queue_id = v_queue_id and e.event_name = p_event_name for share;
+  loop  -- the sentinel's row, waiting for an emitter in flight; cleanup may take it away in between
+    perform 1 from absurd.events e
+      where e.queue_id = v_queue_id and e.event_name = p_event_name and e.emitted_at is null for share;
+    exit when found;
+    -- an emitted event is not locked: two who share it could not say that it was taken
+    perform 1 from absurd.events e where e.queue_id = v_queue_id and e.event_name = p_event_name and e.emitted_at is not null;
     exit when found;
     insert into absurd.events (queue_id, event_name) values (v_queue_id, p_event_name) on conflict do nothing;
   end loop;
@@ -2788,7 +2792,9 @@ begin
   select a.status, a.payload into v
     from absurd.await_events(v_queue_id, array[p_run_id], array[null::integer], array[p_step_name], array[p_event_name],
                              array[p_timeout::double precision]) a;
-  if v.status not in ('a', 't', 's') then
+  if v.status = 'b' then  -- cleanup took an emitted event away since we looked, and the next emit is under way
+    raise exception 'event "%" is being emitted: ask again', p_event_name using errcode = 'serialization_failure';
+  elsif v.status not in ('a', 't', 's') then
     perform absurd.raise_refusal(p_queue_name, v_queue_id, p_run_id, 'await');
   end if;
   return query select v.status = 's', v.payload;
@@ -3663,8 +3669,8 @@ $$;
 -- What a task has recorded, for whoever goes through it again without doing it again. Reads only.
 
 -- Purpose: a task in any state, as claim_tasks describes one, with its state, the names of its checkpoints in the order they were
--- committed, the attempt that wrote each, the step it waits at, and whether it began under a release whose clients mark what has
--- no order. No row for an unknown task.
+-- committed, the attempt that wrote each, the step it waits at, and whether it was spawned when only clients worked that mark what
+-- has no order: in a new database, or a day after the migration that brought the marks. No row for an unknown task.
 create or replace function absurd.task_history(p_queue_name text, p_task_id uuid)
   returns table (task_id uuid, attempt integer, claim_no integer, task_name text, params jsonb, headers jsonb,
                  retry_strategy jsonb, max_attempts integer, enqueue_at timestamptz, claimed_at timestamptz, wake_event text,
@@ -3681,7 +3687,10 @@ begin
     select t.task_id, t.attempt, 0, t.task_name, t.params, t.headers, t.retry_strategy, t.max_attempts, t.enqueue_at,
            absurd.current_time(), t.wake_event, k.states, k.timeouts, v_queue_id, t.state, k.steps, k.attempts,
            (select w.step_name from absurd.waits w where w.queue_id = v_queue_id and w.task_id = p_task_id limit 1),
-           not exists (select from absurd.migrations m where m.number = 3 and m.applied_at > t.enqueue_at)
+           not exists (select from absurd.migrations m, absurd.migrations f
+                        where m.number = 3 and f.number = 1
+                          and t.enqueue_at < m.applied_at + case when m.applied_at > f.applied_at + interval '1 minute'
+                                                                 then interval '1 day' else interval '0' end)
       from absurd.all_tasks t
      cross join lateral (
        select jsonb_object_agg(x.name, x.state) filter (where x.outcome is null) as states,

@@ -8,6 +8,7 @@ import pytest
 
 from absurd import AsyncAbsurd, ConfigError, InvalidOption, NonRetryableError, RetryRefused, StepNameError
 from tests.fixtures.postgres import Connection
+from tests.sdk._async import _compat
 from tests.sdk._async.conftest import Driver
 from tests.sdk.conftest import Rows
 
@@ -63,6 +64,27 @@ async def test_a_task_that_fails_for_good_is_undone_in_reverse(
     assert (await companion(conn, drive)).result == {"task": "failed", "undone": ["pay", "hotel", "flight"]}
     undone = [("refund", None, False), ("cancel-hotel", {"id": "H7"}, True), ("cancel-flight", "F1", True)]
     assert done == ["flight", "hotel", *undone]
+
+
+async def test_steps_side_by_side_are_undone_once(app: AsyncAbsurd, conn: Connection, drive: Driver) -> None:
+    """Neither finds a companion; there is one all the same."""
+    undone: list[str] = []
+
+    @app.register_task("take-back")
+    async def back(params: Any, ctx: Any) -> None:
+        undone.append(params["step"])
+
+    @app.register_task("trip", saga=True, default_max_attempts=1)
+    async def trip(params: Any, ctx: Any) -> None:
+        async def book(name: str) -> None:
+            await ctx.step(name, lambda: 1, undo="take-back")
+
+        await _compat.together(lambda: book("flight"), lambda: book("hotel"))
+        raise NonRetryableError("no")
+
+    await drive.failure(await app.spawn("trip", {}))
+    assert sorted((await companion(conn, drive)).result["undone"]) == ["flight", "hotel"]
+    assert sorted(undone) == ["flight", "hotel"]
 
 
 async def test_a_task_that_is_to_be_tried_again_is_not_undone(

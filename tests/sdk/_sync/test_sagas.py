@@ -9,6 +9,7 @@ import pytest
 
 from absurd import Absurd, ConfigError, InvalidOption, NonRetryableError, RetryRefused, StepNameError
 from tests.fixtures.postgres import Connection
+from tests.sdk._sync import _compat
 from tests.sdk._sync.conftest import Driver
 from tests.sdk.conftest import Rows
 
@@ -62,6 +63,27 @@ def test_a_task_that_fails_for_good_is_undone_in_reverse(app: Absurd, conn: Conn
     assert companion(conn, drive).result == {"task": "failed", "undone": ["pay", "hotel", "flight"]}
     undone = [("refund", None, False), ("cancel-hotel", {"id": "H7"}, True), ("cancel-flight", "F1", True)]
     assert done == ["flight", "hotel", *undone]
+
+
+def test_steps_side_by_side_are_undone_once(app: Absurd, conn: Connection, drive: Driver) -> None:
+    """Neither finds a companion; there is one all the same."""
+    undone: list[str] = []
+
+    @app.register_task("take-back")
+    def back(params: Any, ctx: Any) -> None:
+        undone.append(params["step"])
+
+    @app.register_task("trip", saga=True, default_max_attempts=1)
+    def trip(params: Any, ctx: Any) -> None:
+        def book(name: str) -> None:
+            ctx.step(name, lambda: 1, undo="take-back")
+
+        _compat.together(lambda: book("flight"), lambda: book("hotel"))
+        raise NonRetryableError("no")
+
+    drive.failure(app.spawn("trip", {}))
+    assert sorted(companion(conn, drive).result["undone"]) == ["flight", "hotel"]
+    assert sorted(undone) == ["flight", "hotel"]
 
 
 def test_a_task_that_is_to_be_tried_again_is_not_undone(app: Absurd, conn: Connection, drive: Driver) -> None:
