@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 from urllib.parse import urlencode, urlsplit
-from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from absurd import InvalidOption, TaskNotFound, typed
-from habitat_lite import guard
+from absurd import InvalidOption, typed
+from habitat_lite import filters, guard
 
 
 def routes() -> list[Route]:
@@ -34,8 +33,9 @@ async def emit(request: Request) -> Response:
             f"the payload is no JSON that can be kept: {error}", hint='text goes in quotes: "like this"'
         ) from None
     mode: Any = form.get("mode") or "latch"
-    async with request.app.state.source.client(form.get("queue", "")) as client:
-        took = await client.emit_event(form.get("name", ""), payload, form.get("queue", ""), mode=mode)
+    took = await request.app.state.source.act(
+        form.get("queue", ""), lambda client: client.emit_event(form.get("name", ""), payload, mode=mode)
+    )
     return _back(request, form, "emitted" if took else "kept")
 
 
@@ -46,9 +46,11 @@ async def retry(request: Request) -> Response:
     if most and (not most.isdecimal() or len(most) > 9):
         raise InvalidOption(f"attempts must be a whole number below a thousand million, not {most[:20]!r}")
     options: dict[str, Any] = {"max_attempts": int(most)} if most else {}
-    task = _id(request)
-    async with request.app.state.source.client(form.get("queue", "")) as client:
-        retried = await client.retry_task(task, spawn_new=bool(form.get("spawn_new")), **options)
+    task = filters.task_id(request.path_params["id"])
+    retried = await request.app.state.source.act(
+        form.get("queue", ""),
+        lambda client: client.retry_task(task, spawn_new=bool(form.get("spawn_new")), **options),
+    )
     if retried["created"]:
         form["back"] = f"/tasks/{retried['task_id']}?{urlencode({'queue': form.get('queue', '')})}"
     return _back(request, form, "copied" if retried["created"] else "retried")
@@ -57,8 +59,8 @@ async def retry(request: Request) -> Response:
 async def cancel(request: Request) -> Response:
     """Fields: queue."""
     form = await _form(request)
-    async with request.app.state.source.client(form.get("queue", "")) as client:
-        await client.cancel_task(_id(request))
+    task = filters.task_id(request.path_params["id"])
+    await request.app.state.source.act(form.get("queue", ""), lambda client: client.cancel_task(task))
     return _back(request, form, "cancelled")
 
 
@@ -66,13 +68,6 @@ async def _form(request: Request) -> dict[str, str]:
     if request.app.state.source.read_only:
         raise guard.Refused("this page is read-only: nothing can be done from here")
     return await guard.form_of(request)
-
-
-def _id(request: Request) -> UUID:
-    try:
-        return UUID(request.path_params["id"])
-    except ValueError:
-        raise TaskNotFound(f"{request.path_params['id']!r} is no id of a task") from None
 
 
 def _back(request: Request, form: dict[str, str], said: str) -> Response:

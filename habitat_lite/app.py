@@ -77,7 +77,6 @@ def _conninfo(url: str | None) -> str:
 
 
 async def _health(request: Request) -> Response:
-    await request.app.state.source.open()
     return JSONResponse({"ok": True})
 
 
