@@ -317,3 +317,14 @@ def test_back_from_a_page_that_refuses_leads_where_one_was(page: Page, app: Absu
     sync_api.expect(page.get_by_role("heading")).to_contain_text("That cannot be done")
     page.get_by_role("button", name="Back").click()
     sync_api.expect(page.get_by_role("heading", name="Tasks")).to_be_visible()
+
+
+def test_no_word_of_the_light_moves_the_page_of_a_phone(new_page: NewPage, app: Absurd) -> None:
+    page = new_page(width=360)
+    page.goto("/tasks")
+    sync_api.expect(page.locator("#live")).to_have_text("Live")
+    heights = {
+        page.evaluate("each => { show(each); return document.querySelector('header').offsetHeight }", word)
+        for word in ("live", "lost", "stale")
+    }
+    assert len(heights) == 1
