@@ -27,9 +27,10 @@ def create_app(
     """The pages of one database, as an ASGI application to run or to mount.
 
     `url`: default `ABSURD_DATABASE_URL`; `embedded:` starts the private Postgres. `read_only`: no action is offered or taken.
-    `allowed_hosts`: what a request's Host may be (`["localhost"]` keeps pages of other sites from asking through a name of
-    theirs); `path_prefix`: where it lives when nothing mounts it, as `/ops`.
+    `allowed_hosts`: what a request's Host may be, names and networks of addresses (`["localhost", "10.0.0.0/8"]` keeps pages
+    of other sites from asking through a name of theirs); `path_prefix`: where it lives when nothing mounts it, as `/ops`.
     """
+    guard.hosts_of(allowed_hosts)  # what makes no sense is said now, not to the first who asks
     source = Source(_conninfo(url), read_only=read_only)
 
     @contextlib.asynccontextmanager
@@ -51,6 +52,7 @@ def create_app(
         middleware=[
             Middleware(guard.SafeHeaders),
             Middleware(guard.KnownHosts, names=list(allowed_hosts)),
+            Middleware(guard.OwnPages),
             Middleware(GZipMiddleware, minimum_size=2000),
         ],
         exception_handlers={

@@ -14,6 +14,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from absurd import AbsurdError, ConfigError
+from habitat_lite import guard
 from habitat_lite.app import create_app
 
 HOST, PORT = "127.0.0.1", 8080
@@ -39,9 +40,13 @@ def cli() -> None:
     "--allow-host",
     multiple=True,
     metavar="NAME",
-    help="A name it is also reached by, through a proxy; may be repeated.",
+    help="A name it is also reached by, or a network as 10.0.0.0/8; may be repeated.",
 )
-@click.option("--insecure", is_flag=True, help="Listen beyond this machine although there is no login.")
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Listen beyond this machine although there is no login: by any IP address, its own names, and --allow-host.",
+)
 def run(database: str | None, **options: Any) -> None:
     """Serve the pages until interrupted.
 
@@ -50,7 +55,7 @@ def run(database: str | None, **options: Any) -> None:
       habitat run
       habitat run -d postgresql://localhost/shop --port 9000
       habitat run --path-prefix /ops --allow-host ops.example.com
-      habitat run --host 0.0.0.0 --read-only --insecure
+      habitat run --host 0.0.0.0 --read-only --insecure --allow-host tasks.lan
     """
     try:
         serve(database, **options)
@@ -69,7 +74,11 @@ def serve(
     insecure: bool = False,
 ) -> None:
     """Serve the pages until interrupted. ConfigError for an address beyond this machine without `insecure`, or one that is
-    taken. Port 0 is any that is free."""
+    taken. Port 0 is any that is free.
+
+    It answers to the names of this machine, and to `allow_host`; with `insecure` also to every IP address. Not to others: a
+    page anywhere could have a name of its own lead here, and read what it is told.
+    """
     here = _is_here(host)
     if not here and not insecure:
         raise ConfigError(
@@ -77,15 +86,22 @@ def serve(
             hint="put it behind a proxy that has one, on 127.0.0.1; or say --insecure, best with --read-only",
         )
     path_prefix = f"/{path_prefix.strip('/')}".rstrip("/")
-    # a page of another site could ask through a name of its own that leads here
     own = f"[{host}]" if ":" in host else host
-    hosts = [*_HERE, *([own] if here else []), *allow_host] if here or allow_host else ["*"]
+    # a page of another site could ask through a name of its own that leads here, but not through an address
+    hosts = [*_HERE, own, *([] if here else (*_own_names(), *guard.ANY_ADDRESS)), *allow_host]
     app = create_app(database, read_only=read_only, allowed_hosts=hosts, path_prefix=path_prefix)
     listening = _listen(host, port)
     where = "localhost" if own in _HERE else own
     at = f"http://{where}:{listening.getsockname()[1]}{path_prefix}/"
     print(f"Habitat on {at} (Ctrl-C to stop)", file=sys.stderr, flush=True)
     _run(app, listening)
+
+
+def _own_names() -> list[str]:
+    """What this machine calls itself, and what others near it call it."""
+    name = socket.gethostname().lower()
+    short = name.partition(".")[0]
+    return [each for each in (name, short, f"{short}.local") if short and not any(letter.isspace() for letter in each)]
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -197,7 +197,8 @@ def _content(kind: Kind, frame: Given, given: Given) -> str:
 
 def _live(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
-        if request.method == "HEAD":  # a stream has no end
+        guard.refuse_other_sites(request)  # not by a link either: nobody reads a stream
+        if request.method == "HEAD":  # it has no end
             return Response(media_type="text/event-stream")
         source: Source = request.app.state.source
         path, query = dict(request.path_params), request.query_params

@@ -35,9 +35,13 @@ class PageCommand(Command):
     "--allow-host",
     multiple=True,
     metavar="NAME",
-    help="A name it is also reached by, through a proxy; may be repeated.",
+    help="A name it is also reached by, or a network as 10.0.0.0/8; may be repeated.",
 )
-@click.option("--insecure", is_flag=True, help="Listen beyond this machine although there is no login.")
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Listen beyond this machine although there is no login: by any IP address, its own names, and --allow-host.",
+)
 @pass_target
 def ui(target: Target, /, **settings: Any) -> None:
     """Serve the web page: what waits for what, and a helping hand.

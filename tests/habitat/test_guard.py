@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
@@ -15,7 +16,10 @@ from starlette.routing import Mount
 from absurd import ConfigError
 from habitat_lite import main
 from tests.cli.engine import Engine
-from tests.habitat.conftest import MakeSite, Site
+from tests.habitat.conftest import HERE, MakeSite, Site
+
+#: to what it answers beyond this machine, which calls itself box7.example.com
+OPEN = {"box7.example.com", "box7", "box7.local", "0.0.0.0/0", "::/0"}
 
 # -- headers and hosts -----------------------------------------------------------------------------------------------------
 
@@ -82,16 +86,110 @@ async def test_a_request_by_another_name_is_refused(make_site: MakeSite, engine:
         assert (await site.get("/tasks.json", headers={"host": host})).status_code == 400
 
 
+async def test_beyond_this_machine_it_answers_to_addresses_and_to_no_name_that_leads_here(
+    make_site: MakeSite, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(socket, "gethostname", lambda: "box7")
+    monkeypatch.setattr(main, "create_app", lambda url, **more: given.update(more))
+    monkeypatch.setattr(main, "_listen", lambda host, port: socket.create_server(("127.0.0.1", 0)))
+    monkeypatch.setattr(main, "_run", lambda app, listening: listening.close())
+    main.serve("postgresql://x", host="0.0.0.0", insecure=True, allow_host=["HTTPS://ops.example:8443/", "b:80", "c."])
+    site = make_site(allowed_hosts=given["allowed_hosts"])
+    known = (
+        "localhost box7 BOX7.local 192.168.1.7:8080 10.1.2.3 [fe80::1]:8080 [::1] ops.example ops.example.:1 b c c.:80"
+    )
+    for host in known.split():
+        assert (await site.get("/", headers={"host": host})).status_code == 200, host
+    asked = site.inner.state.source.asked
+    for host in (
+        "evil.example",
+        "10.1.2.3.evil.example",
+        "1.2.3",
+        "[fe80::1",
+        "box7.evil.example",
+        "",
+        "x:y:z",
+        "0x7f.1",
+    ):
+        answer = await site.get("/tasks", headers={"host": host})
+        assert answer.status_code == 400, host
+        assert "--allow-host" in answer.text
+    assert site.inner.state.source.asked == asked
+
+
+def test_what_is_no_name_and_no_network_is_said_at_the_start() -> None:
+    for name in ("10.0.0.0/99", "ops.example/x", "", "a b"):
+        said = CliRunner().invoke(main.cli, ["run", "-d", "postgresql://x", "--port", "0", "--allow-host", name])
+        assert said.exit_code == 1, name
+        assert "10.0.0.0/8" in said.output
+
+
+NAVIGATE = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+
+
+@pytest.mark.parametrize("other", ["cross-site", "same-site"])
+@pytest.mark.parametrize(
+    ("headers", "taken"),
+    [
+        ({"sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}, False),
+        ({"sec-fetch-mode": "no-cors", "sec-fetch-dest": "script"}, False),
+        ({"sec-fetch-mode": "cors", "sec-fetch-dest": "empty"}, False),
+        ({"sec-fetch-mode": "no-cors"}, False),
+        ({"sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"}, False),
+        ({"sec-fetch-mode": "navigate", "sec-fetch-dest": "object"}, False),
+        ({**NAVIGATE, "sec-purpose": "prefetch;prerender"}, False),
+        ({}, False),
+        ({"sec-fetch-mode": "navigate"}, True),
+        (NAVIGATE, True),
+    ],
+    ids=str,
+)
+async def test_another_site_leads_here_by_a_link_and_by_nothing_else(
+    site: Site, engine: Engine, headers: dict[str, str], taken: bool, other: str
+) -> None:
+    given = {"sec-fetch-site": other, **headers}
+    for path in ("/", "/tasks", "/tasks.json", "/events/raw?queue=orders&name=e", "/health", "/nowhere"):
+        for method in ("GET", "HEAD"):
+            answer = await site.client.request(method, path, headers=given)
+            assert (answer.status_code == 403) != taken, (method, path)
+            assert answer.headers["x-content-type-options"] == "nosniff"
+    for path in ("/live/tasks", "/live/overview"):
+        assert (await site.client.head(path, headers=given)).status_code == 403
+    assert (site.inner.state.source.asked > 0) == taken
+
+
+async def test_our_own_pages_and_whoever_types_the_address_are_answered(site: Site, engine: Engine) -> None:
+    fetch = {"sec-fetch-mode": "cors", "sec-fetch-dest": "empty"}
+    for headers in (
+        {"sec-fetch-site": "same-origin", **fetch},
+        {"sec-fetch-site": "none", **NAVIGATE},
+        {},
+        {"origin": HERE},
+    ):
+        for path in ("/", "/tasks.json"):
+            assert (await site.get(path, headers=headers)).status_code == 200
+        assert (await site.client.head("/live/tasks", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:9999", "http://[::1"])
+async def test_of_a_browser_that_says_less_the_origin_is_enough(site: Site, engine: Engine, origin: str) -> None:
+    for path in ("/", "/tasks.json", "/live/tasks"):
+        assert (await site.get(path, headers={"origin": origin})).status_code == 403
+    assert site.inner.state.source.asked == 0
+
+
 @pytest.mark.parametrize(
     ("options", "hosts"),
     [
         ([], {"localhost", "127.0.0.1", "[::1]"}),
         (["--host", "::1"], {"localhost", "127.0.0.1", "[::1]"}),
         (["--allow-host", "ops.example"], {"localhost", "127.0.0.1", "[::1]", "ops.example"}),
-        (["--host", "0.0.0.0", "--insecure"], {"*"}),
+        (["--host", "0.0.0.0", "--insecure"], {"localhost", "127.0.0.1", "[::1]", "0.0.0.0", *OPEN}),
+        (["--host", "fe80::7", "--insecure"], {"localhost", "127.0.0.1", "[::1]", "[fe80::7]", *OPEN}),
         (
-            ["--host", "0.0.0.0", "--insecure", "--allow-host", "ops.example"],
-            {"localhost", "127.0.0.1", "[::1]", "ops.example"},
+            ["--host", "box.example", "--insecure", "--allow-host", "ops.example", "--allow-host", "tasks"],
+            {"localhost", "127.0.0.1", "[::1]", "box.example", "ops.example", "tasks", *OPEN},
         ),
     ],
 )
@@ -99,6 +197,7 @@ def test_the_program_answers_only_to_names_of_its_own(
     options: list[str], hosts: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: dict[str, object] = {}
+    monkeypatch.setattr(socket, "gethostname", lambda: "Box7.example.com")
     monkeypatch.setattr(main, "create_app", lambda url, **more: given.update(more))
     monkeypatch.setattr(main, "_listen", lambda host, port: socket.create_server(("127.0.0.1", 0)))
     monkeypatch.setattr(main, "_run", lambda app, listening: listening.close())
