@@ -110,7 +110,7 @@ class KnownHosts:
         if name in self._names:
             return True
         try:
-            address = ip_address(name.strip("[]"))
+            address = ip_address(name[1:-1] if name.startswith("[") and name.endswith("]") else name)
         except ValueError:
             return False
         return any(address in network for network in self._networks)
