@@ -94,6 +94,10 @@ async def _failed(request: Request, error: Exception) -> Response:
         code, title = 504, "The database took too long"
     elif isinstance(error, psycopg.DataError):
         code, title = 400, "The database cannot read that"
+    elif isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        code, title = 403, "The database only reads here: it is a replica, or set so"
+    elif isinstance(error, psycopg.errors.InsufficientPrivilege):
+        code, title = 403, "The database does not allow that to the role of this page"
     elif isinstance(error, AbsurdError):
         code, title = _CODES.get(type(error).__name__, (400, "That cannot be done"))
     return await _told(request, code, title, str(error))

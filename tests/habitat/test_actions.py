@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from tests.cli.engine import Engine
 from tests.habitat.conftest import HERE, MakeSite, Site
@@ -264,6 +265,21 @@ async def test_the_same_attempts_succeed_from_our_own_page(site: Site, engine: E
     mail = failed(engine)
     headers = {"origin": HERE, "sec-fetch-site": "same-origin"}
     assert await attempts(site, order, mail, headers, form_token=await site.token()) == [303] * 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "title"), [("default_transaction_read_only=on", "only reads"), ("role=pg_monitor", "does not allow")]
+)
+async def test_what_the_database_does_not_allow_is_told_as_that(
+    make_site: MakeSite, engine: Engine, database_url: str, setting: str, title: str
+) -> None:
+    form = {"form_token": await make_site().token()}
+    site = make_site(make_conninfo(database_url, options=f"-c {setting}"))
+    site.client.cookies.set("habitat_form", form["form_token"])
+    answer = await site.client.post("/events/emit", data={**form, "queue": "orders", "name": "e"})
+    assert answer.status_code == 403
+    assert title in answer.text
+    assert events(engine) == []
 
 
 async def test_read_only_takes_no_action_and_shows_no_form(make_site: MakeSite, engine: Engine, order: UUID) -> None:

@@ -255,6 +255,17 @@ NOBODY = "01a1fa96-4b06-7000-975a-8074f80c0000"
         ("/events?state=nonsense", 400),
         ("/events?after=nonsense", 400),
         ("/waits?after=nonsense", 400),
+        # [null, "e", Infinity], and the same for waits
+        ("/events?after=W251bGwsICJlIiwgSW5maW5pdHld", 400),
+        ("/waits?after=WyIwMWExZmE5Ni00YjA2LTcwMDAtOTc1YS04MDc0ZjgwYzAwMDAiLCBJbmZpbml0eSwgInMiXQ==", 400),
+        ("/tasks?after=01a1fa96-4b06-7000-975a-8074f80c0000.1e400", 400),
+        ("/tasks?queue=%00", 400),
+        ("/tasks?since=99999999999d", 400),
+        ("/tasks?state=failed&state=nonsense", 400),
+        ("/tasks?id=nonsense", 400),
+        ("/events?queue=%00", 400),
+        ("/waits?event=a%00b", 400),
+        ("/tasks/%ff%00", 404),
     ],
 )
 async def test_what_cannot_be_shown_is_said_with_its_code_in_both_forms(site: Site, address: str, code: int) -> None:
