@@ -8,6 +8,7 @@ from absurd import schema
 RELEASED = {
     "0001_initial": "53e95c10f522c15d5058e1bb2d3d6d158961b20eb3ae911d0a1f0e5c0f43381e",
     "0002_arguments": "f3d4410cc44f422b9d917c6711804fcc5539fad23acc1650bd19ccffade1f012",
+    "0003_search": "eea0f5d58a2b8db73be0ea0c31f0656ef526a997ae5d8641327d9c7c054be627",
 }
 
 
