@@ -40,6 +40,11 @@ async def ship_too(params, ctx):
 """
 
 
+def _heeds_interrupts() -> None:
+    """As in a terminal: what a script starts in the background ignores SIGINT, and so does all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(database_url: str, tmp_path: Path) -> Iterator[Start]:
     """Start absurdctl as a process of its own, in a folder of its own."""
@@ -49,7 +54,9 @@ def start(database_url: str, tmp_path: Path) -> Iterator[Start]:
         env = {**os.environ, "ABSURD_DATABASE_URL": database_url, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         command = [sys.executable, "-m", "absurd.cli", *(str(each) for each in words)]
         pipe = subprocess.PIPE
-        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=pipe, stderr=pipe, text=True)
+        process = subprocess.Popen(
+            command, cwd=cwd, env=env, stdout=pipe, stderr=pipe, text=True, preexec_fn=_heeds_interrupts
+        )
         running.append(process)
         return process
 
