@@ -471,9 +471,9 @@ class Running:
         self._task = task = self._loop.create_task(call())
         return await task
 
-    def whereabouts(self) -> Any:
-        """The asyncio task (the thread) that calls."""
-        return asyncio.current_task(self._loop)
+    def elsewhere(self) -> bool:
+        """Whether another asyncio task (thread) calls than the handler's own."""
+        return asyncio.current_task(self._loop) is not self._task
 
     def stop(self, reason: BaseException) -> None:
         """Ask it to end: CancelledError at its next await."""

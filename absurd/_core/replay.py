@@ -31,9 +31,10 @@ class History:
 
     def __init__(self, states: dict[str, Any] | None, timeouts: Iterable[str] | None, *, strict: bool = True) -> None:
         self._states = states or {}
-        self._timeouts = set(timeouts or ())
-        self._pending = {name for name in self._states if not is_mark(name)} if states else set()
-        self._pending |= self._timeouts
+        self._timeouts = set(timeouts) if timeouts else set()
+        self._pending = {name for name in states if not is_mark(name)} if states else set()
+        if timeouts:
+            self._pending |= self._timeouts
         self._marked = UNORDERED in self._states
         self._strict = strict and not self._marked
         self._counts: dict[str, int] = {}

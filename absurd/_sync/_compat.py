@@ -347,18 +347,20 @@ class Waker:
 class Running:
     """A handler under way. A thread cannot be cancelled: it notices at its next context call."""
 
-    __slots__ = ("reason",)
+    __slots__ = ("_thread", "reason")
 
     def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
         self.reason: BaseException | None = None
 
     def run(self, call: Callable[[], T]) -> T:
         """Run here, in a fresh copy of the context."""
+        self._thread = threading.current_thread()
         return contextvars.copy_context().run(call)
 
-    def whereabouts(self) -> Any:
-        """The thread (the asyncio task) that calls."""
-        return threading.current_thread()
+    def elsewhere(self) -> bool:
+        """Whether another thread (asyncio task) calls than the handler's own."""
+        return threading.current_thread() is not self._thread
 
     def stop(self, reason: BaseException) -> None:
         """Ask it to end at its next context call."""

@@ -73,7 +73,6 @@ class TaskContext:
         "_claim",
         "_client",
         "_history",
-        "_home",
         "_lease",
         "_log",
         "_running",
@@ -95,7 +94,6 @@ class TaskContext:
         self._lease: float = lease
         self._task: RegisteredTask = task
         self._history: History = history or History(claim.checkpoints, claim.timeouts, strict=task.strict_replay)
-        self._home: Any = running.whereabouts()
         self.headers: dict[str, Any] = claim.headers or {}
         self.queue_name = claim.queue_name
         self.run_id = claim.run_id
@@ -472,7 +470,7 @@ class TaskContext:
         """The checkpoint name of the next call that uses `name`, whether it is recorded, and the recorded value."""
         checkpoint = self._history.next_name(name)
         self._check()
-        if self._running.whereabouts() is not self._home:
+        if self._running.elsewhere():
             self._history.untold = True
         done, state = self._history.take(checkpoint)
         return checkpoint, done, state

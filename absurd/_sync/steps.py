@@ -103,7 +103,7 @@ def gather(ctx: TaskContext, calls: Mapping[str, Callable[[], Any]], limit: int 
         options.whole_number(limit, "limit")
     names = {name: ctx._history.next_name(name) for name in calls}
     ctx._check()
-    if ctx._running.whereabouts() is not ctx._home:
+    if ctx._running.elsewhere():
         ctx._history.untold = True
     kept = ctx._history.take_group(names.values())
     values = {name: kept[checkpoint] for name, checkpoint in names.items() if checkpoint in kept}
