@@ -78,6 +78,8 @@ def encode(value: Any, *, what: str = "value") -> str:
         >>> encode({"at": datetime.date(2026, 1, 2), "tags": {"b", "a"}})
         '{"at":"2026-01-02","tags":["a","b"]}'
     """
+    if value is None:  # what most handlers return
+        return "null"
     if type(value) is Written:
         return _kept(value.text, what)
     try:
