@@ -151,7 +151,7 @@ $$;
 
 -- Purpose: await one event; the public contract's face, one row. P0001 no name, negative timeout, unknown run, not running;
 -- AB001. A wait that timed out answers (false, SQL NULL) in this and every later attempt.
--- Locks: event row (SHARE), live row; waiting.
+-- Locks: event row (SHARE; NO KEY UPDATE of one that nobody has taken), live row; waiting.
 create or replace function absurd.await_event(
     p_queue_name text, p_task_id uuid, p_run_id uuid, p_step_name text, p_event_name text, p_timeout integer default null)
   returns table (should_suspend boolean, payload jsonb)
@@ -184,12 +184,14 @@ begin
      and (absurd.verdict(v_queue_id, absurd.task_id_of(p_run_id), absurd.attempt_of(p_run_id))).run_state is not null then
     raise exception 'Run "%" does not belong to task "%" in queue "%"', p_run_id, p_task_id, p_queue_name;
   end if;
-  loop  -- the sentinel's row, waiting for an emitter in flight; cleanup may take it away in between
+  loop  -- the event's row, waiting for an emitter in flight; cleanup may take a sentinel away in between
+    -- the first who takes an event holds it alone: two who share it could not say that it was taken
     perform 1 from absurd.events e
-      where e.queue_id = v_queue_id and e.event_name = p_event_name and e.emitted_at is null for share;
+      where e.queue_id = v_queue_id and e.event_name = p_event_name and e.emitted_at is not null and e.taken_at is null
+        for no key update;
     exit when found;
-    -- an emitted event is not locked: two who share it could not say that it was taken
-    perform 1 from absurd.events e where e.queue_id = v_queue_id and e.event_name = p_event_name and e.emitted_at is not null;
+    perform 1 from absurd.events e
+      where e.queue_id = v_queue_id and e.event_name = p_event_name and (e.emitted_at is null or e.taken_at is not null) for share;
     exit when found;
     insert into absurd.events (queue_id, event_name) values (v_queue_id, p_event_name) on conflict do nothing;
   end loop;
@@ -197,9 +199,7 @@ begin
   select a.status, a.payload into v
     from absurd.await_events(v_queue_id, array[p_run_id], array[null::integer], array[p_step_name], array[p_event_name],
                              array[p_timeout::double precision]) a;
-  if v.status = 'b' then  -- cleanup took an emitted event away since we looked, and the next emit is under way
-    raise exception 'event "%" is being emitted: ask again', p_event_name using errcode = 'serialization_failure';
-  elsif v.status not in ('a', 't', 's') then
+  if v.status not in ('a', 't', 's') then
     perform absurd.raise_refusal(p_queue_name, v_queue_id, p_run_id, 'await');
   end if;
   return query select v.status = 's', v.payload;
