@@ -100,7 +100,7 @@ chaos: setup ## kill, cut and crash everything at random, count what is lost: 30
 mutants: setup ## put faults into the engine on purpose, see the tests catch each by name, about 3 minutes (ARGS='--only NAME')
 	@PG=$(PG) $(BIN)/python -m tests.mutants $(ARGS)
 
-soak: setup ## a million random steps against the model, about an hour (ARGS=--resume goes on after an interruption)
+soak: setup ## a million random steps against the model, about half an hour (ARGS=--resume goes on after an interruption)
 	@PG=$(PG) $(BIN)/python -m tests.model.soak $(ARGS)
 
 budgets: setup ## the rows that each page's questions may read, with 1,000,000 tasks stored (CI: 80,000)

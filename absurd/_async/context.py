@@ -382,9 +382,8 @@ class AsyncTaskContext:
             wake_at, delay = kept_moment(state, checkpoint), None
             if wake_at <= self._claim.claimed_at:
                 return
-        else:
-            if self._history.loses_order(checkpoint):
-                await _steps.mark(self)
+        elif self._history.loses_order(checkpoint):
+            await _steps.mark(self)
         answer = await self._writer.write(batch.Sleep(*self._fence(), step=checkpoint, delay=delay, wake_at=wake_at))
         if answer.letter in ("o", "r"):
             raise SuspendTask(f'sleeping: step "{checkpoint}"')

@@ -2627,7 +2627,8 @@ $$;
 -- emitted after p_since (null: ever). p_timeouts in seconds (null: none).
 -- Answers in input order: status a answered (payload), t timed out, s suspended, r replayed (asleep already under this
 -- claim), or the refusal letters b l c f m.
--- running -> sleeping when suspended. Locks: event rows (by name; SHARE, SKIP LOCKED), then live rows (SKIP LOCKED).
+-- running -> sleeping when suspended. Locks: event rows (by name; SHARE, SKIP LOCKED), then live rows (SKIP LOCKED), then the
+-- rows of events that are taken for the first time (NO KEY UPDATE, SKIP LOCKED: it waits for none of them).
 create or replace function absurd.await_events(
     p_queue_id integer, p_run_ids uuid[], p_claim_nos integer[], p_steps text[], p_event_names text[],
     p_timeouts double precision[] default null, p_since timestamptz[] default null)
