@@ -23,24 +23,20 @@ from enum import Enum
 from typing import Any, ClassVar, Self
 
 from psycopg.abc import AdaptContext, Buffer
-from psycopg.adapt import Dumper, Loader
+from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
 __all__ = [
-    "BoolArray",
     "Float8Array",
     "Infinity",
     "Int4Array",
-    "Int8Array",
     "JsonbArray",
     "TextArray",
     "TimestamptzArray",
     "UuidArray",
     "register",
-    "register_raw_uuid",
 ]
 
-_UUID_OID = 2950
 _NULL = b"\xff\xff\xff\xff"
 _UUID_LENGTH = b"\x00\x00\x00\x10"
 _JSONB_VERSION = b"\x01"
@@ -78,7 +74,7 @@ class UuidArray(_Packed):
     """`uuid[]`, from 16 raw bytes or `uuid.UUID` each."""
 
     __slots__ = ()
-    oid, array_oid = _UUID_OID, 2951
+    oid, array_oid = 2950, 2951
 
     @classmethod
     def pack(cls, items: Sequence[bytes | uuid.UUID | None]) -> Self:
@@ -142,7 +138,6 @@ def _fixed(items: Sequence[Any], size: int, write: Callable[..., bytes]) -> byte
 _int4 = struct.Struct("!ii").pack
 _int8 = struct.Struct("!iq").pack
 _float8 = struct.Struct("!id").pack
-_bool = struct.Struct("!i?").pack
 
 
 class Int4Array(_Packed):
@@ -157,18 +152,6 @@ class Int4Array(_Packed):
         return cls._join(items, _fixed(items, 4, _int4))
 
 
-class Int8Array(_Packed):
-    """`int8[]`."""
-
-    __slots__ = ()
-    oid, array_oid = 20, 1016
-
-    @classmethod
-    def pack(cls, items: Sequence[int | None]) -> Self:
-        """Raises ValueError for numbers outside 64 bits."""
-        return cls._join(items, _fixed(items, 8, _int8))
-
-
 class Float8Array(_Packed):
     """`float8[]`; NaN and infinities are fine."""
 
@@ -178,17 +161,6 @@ class Float8Array(_Packed):
     @classmethod
     def pack(cls, items: Sequence[float | None]) -> Self:
         return cls._join(items, _fixed(items, 8, _float8))
-
-
-class BoolArray(_Packed):
-    """`bool[]`."""
-
-    __slots__ = ()
-    oid, array_oid = 16, 1000
-
-    @classmethod
-    def pack(cls, items: Sequence[bool | None]) -> Self:
-        return cls._join(items, _fixed(items, 1, _bool))
 
 
 class TimestamptzArray(_Packed):
@@ -222,21 +194,7 @@ class _PackedDumper(Dumper):
         return obj
 
 
-class _RawUuidLoader(Loader):
-    format = Format.BINARY
-
-    def load(self, data: Buffer) -> bytes:
-        return bytes(data)
-
-
-class _RawUuidTextLoader(Loader):
-    format = Format.TEXT
-
-    def load(self, data: Buffer) -> bytes:
-        return bytes.fromhex(bytes(data).replace(b"-", b"").decode())
-
-
-_ARRAYS = (UuidArray, TextArray, JsonbArray, Int4Array, Int8Array, Float8Array, BoolArray, TimestamptzArray)
+_ARRAYS = (UuidArray, TextArray, JsonbArray, Int4Array, Float8Array, TimestamptzArray)
 _DUMPERS = [(cls, type(f"{cls.__name__}Dumper", (_PackedDumper,), {"oid": cls.array_oid})) for cls in _ARRAYS]
 
 
@@ -244,12 +202,3 @@ def register(context: AdaptContext) -> None:
     """Let `context` (a connection, a cursor or an adapters map) send the arrays of this module."""
     for cls, dumper in _DUMPERS:
         context.adapters.register_dumper(cls, dumper)
-
-
-def register_raw_uuid(context: AdaptContext) -> None:
-    """Let `context` read `uuid` columns as 16 raw bytes instead of `uuid.UUID`; arrays of them, too.
-
-    For the worker, which keeps ids raw from claim to completion and builds a `UUID` only for who asks.
-    """
-    context.adapters.register_loader(_UUID_OID, _RawUuidLoader)
-    context.adapters.register_loader(_UUID_OID, _RawUuidTextLoader)

@@ -18,7 +18,7 @@ import psycopg
 from absurd.errors import SchemaMissing, SchemaNewer
 
 #: beyond the numbers of the original: its absurdctl would take the schema of one of its releases for its own, and migrate it
-VERSION = "0.101.0"
+VERSION = "0.102.0"
 """The release this package installs."""
 
 Connection = psycopg.Connection[Any]

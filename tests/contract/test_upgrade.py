@@ -22,7 +22,7 @@ def test_an_upgraded_schema_is_a_fresh_one(empty_database_url: str, conn: psycop
 
         installed = schema.install(old)
 
-        assert installed.migrations
+        assert installed.changed
         assert old.execute("select task_name, params from absurd.claim_task('q', 'w')").fetchall() == [("t", {"a": 1})]
         old.execute("select absurd.drop_queue('q')")
         assert catalogue(old) == catalogue(conn)
