@@ -151,9 +151,9 @@ class TaskResultSnapshot:
 class TaskHistory:
     """A task as it was spawned, and what it has recorded since: enough to go through it again without doing it again.
 
-    `checkpoints`: values of steps and waits by name; `steps`: their names in the order of their commits, `step_attempts`: the
-    attempt that wrote each; `timeouts`: waits that ran out; `waits_at`: the step at which it waits for an event or a task now;
-    `ordered`: spawned under a release that marks tasks whose steps have no order; `recorded_at`: the database's clock then.
+    `checkpoints`: values of steps and waits by name; `timeouts`: waits that ran out; `steps`: the names of both in the order of
+    their commits, `step_attempts`: the attempt that wrote each; `waits_at`: the step at which it waits for an event or a task
+    now; `ordered`: spawned under a release that marks what has no order; `recorded_at`: the database's clock then.
     """
 
     queue_name: str

@@ -468,13 +468,17 @@ class Running:
     async def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run in a task of its own: its own context, and cancellation reaches nothing else."""
         self._loop = asyncio.get_running_loop()
-        self._task = task = self._loop.create_task(call())
         try:
+            self._task = task = self._loop.create_task(call())
             return await task
         finally:
             # its context holds the handler's, that holds us: a circle for each run, which only the cyclic garbage collector
             # would open, at a third of a small task's CPU
             self._task = None
+
+    def enter(self) -> None:
+        """The handler runs here: said by itself, since an eager task is under way before anybody has it."""
+        self._task = asyncio.current_task(self._loop)
 
     def elsewhere(self) -> bool:
         """Whether another asyncio task (thread) calls than the handler's own."""

@@ -85,6 +85,7 @@ async def rehearse(client: AsyncAbsurd, task: RegisteredTask, recorded: TaskHist
     async def handle() -> BaseException | None:
         ctx = context.make_context(client, claim, _NoEffects(), running, 0.0, task, history)
         context.current.set(ctx)
+        running.enter()
         try:
             await execute.call(client, task, claim, ctx)
         except _compat.Cancelled:
@@ -94,7 +95,7 @@ async def rehearse(client: AsyncAbsurd, task: RegisteredTask, recorded: TaskHist
         return None
 
     error = await running.run(handle)
-    ahead = steps.judged(recorded, history.left())
+    ahead = steps.judged(recorded, history.left(), [] if history.untold else history.passed)
     if error is None:
         return Rehearsal("ended", ahead=ahead)
     for leaf in leaves(error):  # what a task group gathers
@@ -139,8 +140,10 @@ async def check(client: AsyncAbsurd, recorded: TaskHistory) -> ReplayCheck:
 
 
 def _problem(recorded: TaskHistory, found: Rehearsal, strict: bool) -> str | None:
-    # an attempt that has not recorded anything yet may fail where the one before did
-    came_here = recorded.waits_at is not None or recorded.attempt in recorded.step_attempts
+    # an attempt that has not recorded anything yet may fail where the one before did, and one whose wait ran out of that
+    known = zip(recorded.steps, recorded.step_attempts, strict=True)
+    done = any(attempt == recorded.attempt and name not in recorded.timeouts for name, attempt in known)
+    came_here = done or recorded.waits_at is not None
     if found.how == "failed" and came_here:
         return f"raises {type(found.error).__name__}: {found.error}"
     if found.ahead and strict:

@@ -42,7 +42,7 @@ async def fresh(ctx: AsyncTaskContext, checkpoint: str) -> None:
     if history.untold:
         return
     recorded = await ctx._client._session.run(procedures.task_history(claim.queue_name, claim.task_id))
-    ahead = [] if recorded is None else judged(recorded, history.ahead(checkpoint))
+    ahead = [] if recorded is None else judged(recorded, history.ahead(checkpoint), history.passed)
     if not ahead:
         history.lenient()
         return
@@ -57,15 +57,20 @@ async def fresh(ctx: AsyncTaskContext, checkpoint: str) -> None:
     raise error
 
 
-def judged(recorded: TaskHistory, ahead: set[str]) -> list[str]:
+def judged(recorded: TaskHistory, ahead: set[str], passed: list[str]) -> list[str]:
     """Of what lies ahead, what the task's current attempt did after the last thing that has been asked for, in that order.
 
-    What lies between things asked for was left out on purpose: a step that was done is gone.
+    What lies between things asked for was left out on purpose: a step that was done is gone. That follows from the order
+    alone: where `passed`, what has been asked for one by one, is not in the recorded order, all that lies ahead counts.
     """
     if not recorded.ordered or UNORDERED in recorded.checkpoints:
         return []
     known = zip(recorded.steps, recorded.step_attempts, strict=True)
     way = [name for name, attempt in known if attempt == recorded.attempt and not is_mark(name)]
+    places = {name: place for place, name in enumerate(way)}
+    order = [places[name] for name in passed if name in places]
+    if order != sorted(order):
+        return [name for name in way if name in ahead]
     asked = [place for place, name in enumerate(way) if name not in ahead]
     return way[asked[-1] + 1 :] if asked else way
 

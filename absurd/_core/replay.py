@@ -27,7 +27,18 @@ class History:
     for good. Whether the order is judged (`strict`) does not matter for that: who judges later relies on the mark.
     """
 
-    __slots__ = ("_counts", "_marked", "_open", "_pending", "_states", "_strict", "_timeouts", "_used", "untold")
+    __slots__ = (
+        "_counts",
+        "_marked",
+        "_open",
+        "_pending",
+        "_states",
+        "_strict",
+        "_timeouts",
+        "_used",
+        "passed",
+        "untold",
+    )
 
     def __init__(self, states: dict[str, Any] | None, timeouts: Iterable[str] | None, *, strict: bool = True) -> None:
         self._states = states or {}
@@ -41,6 +52,9 @@ class History:
         self._used: set[str] = set()
         #: what has been asked for and neither kept nor given up in a way that is recorded
         self._open: set[str] = set()
+        #: what was recorded already when it was asked for, in the order of the calls; not those made side by side, which are
+        #: recorded in the order in which they end
+        self.passed: list[str] = []
         #: something happened of which the record will not tell: a call from another task or thread than the handler's, or one
         #: that failed and leaves no record of its own
         self.untold = False
@@ -70,8 +84,11 @@ class History:
         """(True, stored value) when the checkpoint is there."""
         self._pending.discard(name)
         if name in self._states:
+            self.passed.append(name)
             return True, self._states[name]
-        if name not in self._timeouts:
+        if name in self._timeouts:
+            self.passed.append(name)
+        else:
             self._open.add(name)
         return False, None
 

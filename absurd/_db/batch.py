@@ -10,9 +10,11 @@ one letter a row, so one row never spoils another. A batch becomes at most three
 
 from __future__ import annotations
 
+import functools
+import os
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from absurd._db.call import Row
@@ -89,11 +91,13 @@ class AwaitTask(Write):
 
 @dataclass(slots=True)
 class Emit(Write):
-    """Not tied to the run's lease: emitting is at-least-once, like any effect of a plain step."""
+    """Not tied to the run's lease: emitting is at-least-once, like any effect of a plain step. But a repeat after a lost reply
+    has the same `emit_id`, and emits nothing twice."""
 
     event_name: str
     payload: str
     mode: str = "latch"
+    emit_id: bytes = field(default_factory=functools.partial(os.urandom, 16))
 
 
 class Statement(NamedTuple):
@@ -202,12 +206,13 @@ def statements(rows: Sequence[Write]) -> list[Statement]:
 
 def _emit(rows: list[Emit]) -> Statement:
     return Statement(
-        "select absurd.try_emit_events(%s, %b, %b, %s)",
+        "select absurd.try_emit_events(%s, %b, %b, %s, %b)",
         (
             rows[0].queue_id,
             TextArray.pack([row.event_name for row in rows]),
             JsonbArray.pack([row.payload for row in rows]),
             rows[0].mode,
+            UuidArray.pack([row.emit_id for row in rows]),
         ),
         lambda answer: [(row, Answer(letter)) for row, letter in zip(rows, answer[0][0], strict=True)],
         list(rows),

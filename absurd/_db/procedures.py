@@ -5,6 +5,7 @@ JSON travels as text (`%s::jsonb`), already encoded. Ids are `uuid.UUID`.
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
@@ -272,15 +273,21 @@ def hold_and_checkpoint(queue_id: int, run_id: uuid.UUID, claim_no: int, name: s
 
 def emit_one(queue: str, name: str, payload: str) -> Call[str | None]:
     """The usual emit: one event in mode latch. o emitted, x was there already; None: something is not as usual, and nothing
-    was written; `emit_events` says what."""
-    return Call("select absurd.emit_one(%s, %s, %s::jsonb)", (queue, name, payload), scalar, True)
+    was written; `emit_events` says what. Repeated after a lost reply it answers what it would have."""
+    return Call(
+        "select absurd.emit_one(%s, %s, %s::jsonb, %s)",
+        (queue, name, payload, uuid.UUID(bytes=os.urandom(16))),
+        scalar,
+        True,
+    )
 
 
 def emit_events(queue: str, names: Sequence[str], payloads: Sequence[str], mode: str) -> Call[str]:
-    """One letter a row: o emitted, x was there already."""
+    """One letter a row: o emitted, x was there already. Repeated after a lost reply it emits nothing twice."""
+    ids = UuidArray.pack([os.urandom(16)] * len(names))
     return Call(
-        "select absurd.emit_events(absurd.queue_id_of(%s), %b, %b, %s)",
-        (queue, TextArray.pack(list(names)), JsonbArray.pack(list(payloads)), mode),
+        "select absurd.emit_events(absurd.queue_id_of(%s), %b, %b, %s, %b)",
+        (queue, TextArray.pack(list(names)), JsonbArray.pack(list(payloads)), mode, ids),
         scalar,
         True,
     )

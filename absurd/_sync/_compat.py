@@ -355,8 +355,11 @@ class Running:
 
     def run(self, call: Callable[[], T]) -> T:
         """Run here, in a fresh copy of the context."""
-        self._thread = threading.current_thread()
         return contextvars.copy_context().run(call)
+
+    def enter(self) -> None:
+        """The handler runs here."""
+        self._thread = threading.current_thread()
 
     def elsewhere(self) -> bool:
         """Whether another thread (asyncio task) calls than the handler's own."""

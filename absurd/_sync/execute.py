@@ -44,6 +44,7 @@ def _handle(
     running: _compat.Running,
     lease: float,
 ) -> Outcome:
+    running.enter()
     ctx = context.make_context(client, claim, writer, running, lease, task)
     context.current.set(ctx)
     current_run.set(RunFields(claim.task_name, claim.task_id, ctx.run_id, claim.attempt))

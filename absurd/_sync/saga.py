@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from absurd._core.replay import UNDO
 from absurd._db import procedures
 from absurd._sync.steps import UNTIL_DONE
-from absurd.errors import NonRetryableError, StepError
+from absurd.errors import NonRetryableError, TaskNotFound
 
 if TYPE_CHECKING:
     from absurd._sync.context import TaskContext
+    from absurd.types import TaskResultSnapshot
 
 #: A compensation is tried until it is done, after 10 s, 20 s, ... and then every 5 minutes, unless its task says otherwise.
 RETRIES = {"kind": "exponential", "base_seconds": 10, "factor": 2, "max_seconds": 300, "jitter": 0.2}
@@ -26,10 +27,15 @@ def undo(params: Any, ctx: TaskContext) -> dict[str, Any]:
     """The companion's handler. Its result: how the task ended, and which steps were undone, in that order. When an undo has
     failed for good, it does the others and fails."""
     parent = uuid.UUID(params["task_id"])
-    ended = ctx.await_task_result(parent, step_name="end of the task")
+    try:
+        ended = ctx.await_task_result(parent, step_name="end of the task")
+    except TaskNotFound:
+        raise _deleted(parent) from None
     if ended.state == "completed":
         return {"task": ended.state, "undone": []}
-    record = ctx.step("record", functools.partial(_record, ctx, parent))
+    record = ctx.step("record", functools.partial(_record, ctx, parent, ended))
+    if record.get("settle"):  # a record that an earlier release has made has none
+        ctx.sleep_for("settle", record["settle"])
     undone: list[str] = []
     failed: list[str] = []
     for number, each in enumerate(record["undo"], 1):
@@ -50,13 +56,14 @@ def undo(params: Any, ctx: TaskContext) -> dict[str, Any]:
     return {"task": ended.state, "undone": undone}
 
 
-def _record(ctx: TaskContext, parent: uuid.UUID) -> dict[str, Any]:
-    """What there is to undo, the step begun last first: kept here, whatever becomes of the task's own record."""
+def _record(ctx: TaskContext, parent: uuid.UUID, ended: TaskResultSnapshot) -> dict[str, Any]:
+    """What there is to undo, the step begun last first: kept here, whatever becomes of the task's own record. And `settle`, in
+    seconds, when a step may still be under way."""
     recorded = ctx._client._session.run(procedures.task_history(ctx.queue_name, parent))
     if recorded is None:
-        raise StepError(f'task "{parent}" was deleted before it was undone')
+        raise _deleted(parent)
     marks = [value for name, value in recorded.checkpoints.items() if name.startswith(f"{UNDO}:")]
-    return {
+    record: dict[str, Any] = {
         "task_name": recorded.task_name,
         "params": recorded.params,
         "undo": [
@@ -69,3 +76,18 @@ def _record(ctx: TaskContext, parent: uuid.UUID) -> dict[str, Any]:
             for each in sorted(marks, key=lambda each: -each["number"])
         ],
     }
+    if _from_outside(ended) and not all(each["kept"] for each in record["undo"]):
+        record["settle"] = ctx._lease
+    return record
+
+
+def _from_outside(ended: TaskResultSnapshot) -> bool:
+    """Whether the task was ended over its handler's head: that hears of it when its lease is next renewed, or never. What it
+    does meanwhile it cannot keep any more, so what is recorded stays as it is."""
+    failure = ended.failure
+    return ended.state == "cancelled" or (isinstance(failure, dict) and failure.get("name") == "$ClaimTimeout")
+
+
+def _deleted(parent: uuid.UUID) -> NonRetryableError:
+    """What no further attempt mends."""
+    return NonRetryableError(f'task "{parent}" was deleted before it was undone')

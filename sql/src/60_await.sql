@@ -111,8 +111,9 @@ begin
     insert into absurd.checkpoints (queue_id, task_id, name, state, attempt, updated_at)
     select p_queue_id, i.task_id, i.step, e.payload, i.attempt, v_now
       from input i
+     -- cleanup may have made a sentinel of it since the first look
      cross join lateral (select x.payload from absurd.events x
-                          where x.queue_id = p_queue_id and x.event_name = i.event_name offset 0) e
+                          where x.queue_id = p_queue_id and x.event_name = i.event_name and x.emitted_at is not null offset 0) e
      where i.status = 'e'
         on conflict (queue_id, task_id, name) do nothing),
   registered as (
@@ -291,7 +292,7 @@ begin
     select u.o,
            case when u.status is null then absurd.refusal(p_queue_id, absurd.task_id_of(u.run_id), absurd.attempt_of(u.run_id),
                                                           u.claim_no, 'await')
-                when u.status = 'e' then case when c.name is null then 'u' else 'a' end  -- u: cleaned up since
+                when u.status = 'e' then case when c.name is null then 'b' else 'a' end  -- b: retried or cleaned up since
                 else u.status end,
            case when u.status in ('a', 'e') then c.state end
       from unnest(v_status, p_run_ids, p_claim_nos, p_steps) with ordinality u(status, run_id, claim_no, step, o)

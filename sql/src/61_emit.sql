@@ -62,9 +62,10 @@ $$;
 -- Purpose: emit events of one queue. p_mode latch: the first emit of a name wins, later ones are no-ops (the contract);
 -- next: the payload replaces the latched one and wakes those who wait now, so that a name works again tomorrow.
 -- Of equal names in one call, latch keeps the first and next the last. Letters: o emitted, x there already (no-op).
+-- p_emit_ids (null: none): who each emit is. The repeat of the emit whose payload stands there answers o and does nothing.
 -- sleeping on the name -> pending. Locks: event rows by name (2), then as wake_waiting.
 create or replace function absurd.emit_events(
-    p_queue_id integer, p_event_names text[], p_payloads jsonb[], p_mode text default 'latch')
+    p_queue_id integer, p_event_names text[], p_payloads jsonb[], p_mode text default 'latch', p_emit_ids uuid[] default null)
   returns text language plpgsql security definer
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -77,6 +78,7 @@ declare
 begin
   perform absurd.require_read_committed('emit');
   perform absurd.require_length(cardinality(p_event_names), cardinality(p_payloads), 'payloads');
+  perform absurd.require_length(cardinality(p_event_names), cardinality(p_emit_ids), 'emit_ids');
   if p_mode is null or p_mode not in ('latch', 'next') then
     raise exception 'unknown emit mode "%"', p_mode using errcode = 'AB004', hint = 'Use "latch" or "next".';
   end if;
@@ -85,16 +87,17 @@ begin
     raise exception 'Queue "%" does not exist', p_queue_id using errcode = '42P01', hint = 'It was dropped: create it again.';
   end if;
   with input as (
-    select distinct on (u.name) u.name, coalesce(u.payload, 'null') as payload
-      from unnest(p_event_names, p_payloads) with ordinality u(name, payload, o)
+    select distinct on (u.name) u.name, coalesce(u.payload, 'null') as payload, u.emit_id
+      from unnest(p_event_names, p_payloads, p_emit_ids) with ordinality u(name, payload, emit_id, o)
      where u.name is not null
      order by u.name, case when p_mode = 'latch' then u.o else -u.o end),
   put as (
-    insert into absurd.events as e (queue_id, event_name, payload, emitted_at)
-    select p_queue_id, i.name, i.payload, v_now from input i
+    insert into absurd.events as e (queue_id, event_name, payload, emitted_at, emit_id)
+    select p_queue_id, i.name, i.payload, v_now, i.emit_id from input i
         on conflict (queue_id, event_name) do update
-       set payload = excluded.payload, emitted_at = excluded.emitted_at, taken_at = null
-     where e.emitted_at is null or p_mode = 'next'
+       set payload = excluded.payload, emitted_at = excluded.emitted_at, emit_id = excluded.emit_id, taken_at = null
+     where (e.emitted_at is null or p_mode = 'next')
+       and (excluded.emit_id is null or e.emit_id is distinct from excluded.emit_id)
     returning e.event_name)
   select array_agg(p.event_name) into v_emitted from put p;
 
@@ -106,18 +109,21 @@ begin
     return repeat('o', cardinality(p_event_names));
   end if;
   -- the emitting row of each name, not its doubles
-  select string_agg(case when u.name = any(v_emitted) and u.nth = 1 then 'o' else 'x' end, '' order by u.o) into v_letters
-    from (select i.name, i.o, row_number() over (partition by i.name
-                                                 order by case when p_mode = 'latch' then i.o else -i.o end) as nth
-            from unnest(p_event_names) with ordinality i(name, o)) u;
+  select string_agg(case when u.nth = 1 and (u.name = any(v_emitted) or e.emit_id = u.emit_id) then 'o' else 'x' end, '' order by u.o)
+    into v_letters
+    from (select i.name, i.emit_id, i.o, row_number() over (partition by i.name
+                                                            order by case when p_mode = 'latch' then i.o else -i.o end) as nth
+            from unnest(p_event_names, p_emit_ids) with ordinality i(name, emit_id, o)) u
+    left join lateral (select x.emit_id from absurd.events x
+                        where u.emit_id is not null and x.queue_id = p_queue_id and x.event_name = u.name offset 0) e on true;
   return v_letters;
 end
 $$;
 
 -- Purpose: emit one event in mode latch, by as few expressions as it takes. o emitted, x there already; null, and nothing
--- written, when anything is not as usual: an unknown queue, a blank name, another isolation level. emit_events says what.
--- Locks: as emit_events.
-create or replace function absurd.emit_one(p_queue_name text, p_event_name text, p_payload jsonb)
+-- written, when anything is not as usual: an unknown queue, a blank name, another isolation level. emit_events says what,
+-- and what p_emit_id is. Locks: as emit_events.
+create or replace function absurd.emit_one(p_queue_name text, p_event_name text, p_payload jsonb, p_emit_id uuid default null)
   returns text language plpgsql security definer
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
@@ -131,12 +137,14 @@ begin
   if not found then
     return null;
   end if;
-  insert into absurd.events as e (queue_id, event_name, payload, emitted_at)
-  values (v_queue_id, p_event_name, coalesce(p_payload, 'null'), v_now)
+  insert into absurd.events as e (queue_id, event_name, payload, emitted_at, emit_id)
+  values (v_queue_id, p_event_name, coalesce(p_payload, 'null'), v_now, p_emit_id)
       on conflict (queue_id, event_name) do update
-     set payload = excluded.payload, emitted_at = excluded.emitted_at, taken_at = null where e.emitted_at is null;
+     set payload = excluded.payload, emitted_at = excluded.emitted_at, emit_id = excluded.emit_id, taken_at = null
+   where e.emitted_at is null;
   if not found then
-    return 'x';
+    return case when exists (select from absurd.events e where e.queue_id = v_queue_id and e.event_name = p_event_name
+                                                          and e.emit_id = p_emit_id) then 'o' else 'x' end;
   end if;
   -- a statement of its own: its snapshot sees every wait that was written before this event's row was locked
   if exists (select from absurd.waits w
@@ -164,7 +172,7 @@ $$;
 -- open transaction holds answers b (busy: repeat it) instead of holding up all the others.
 -- Locks: as emit_events, but waits at most 10 ms for a name, and not at all for a name that was busy a moment ago.
 create or replace function absurd.try_emit_events(
-    p_queue_id integer, p_event_names text[], p_payloads jsonb[], p_mode text default 'latch')
+    p_queue_id integer, p_event_names text[], p_payloads jsonb[], p_mode text default 'latch', p_emit_ids uuid[] default null)
   returns text language plpgsql security definer
   set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 as $$
@@ -172,7 +180,7 @@ declare
   v_letters text := '';
   v_busy text[] := '{}';
 begin
-  return absurd.emit_events(p_queue_id, p_event_names, p_payloads, p_mode);
+  return absurd.emit_events(p_queue_id, p_event_names, p_payloads, p_mode, p_emit_ids);
 exception when lock_not_available then
   for v_row in 1..cardinality(p_event_names) loop
     begin
@@ -180,7 +188,7 @@ exception when lock_not_available then
         v_letters := v_letters || 'b';
       else
         v_letters := v_letters || absurd.emit_events(
-          p_queue_id, p_event_names[v_row:v_row], p_payloads[v_row:v_row], p_mode);
+          p_queue_id, p_event_names[v_row:v_row], p_payloads[v_row:v_row], p_mode, p_emit_ids[v_row:v_row]);
       end if;
     exception when lock_not_available then
       v_busy := v_busy || p_event_names[v_row];

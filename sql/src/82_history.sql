@@ -1,7 +1,8 @@
 -- What a task has recorded, for whoever goes through it again without doing it again. Reads only.
 
--- Purpose: a task in any state, as claim_tasks describes one, with its state, the names of its checkpoints in the order they were
--- committed, the attempt that wrote each, the step it waits at, and whether it was spawned when only clients worked that mark what
+-- Purpose: a task in any state, as claim_tasks describes one, with its state, the names of its checkpoints, waits that ran out
+-- among them, in the order they were committed (at one moment of a clock that stands: in the order of their transactions), the
+-- attempt that wrote each, the step it waits at, and whether it was spawned when only clients worked that mark what
 -- has no order: in a new database, or a day after the migration that brought the marks. No row for an unknown task.
 create or replace function absurd.task_history(p_queue_name text, p_task_id uuid)
   returns table (task_id uuid, attempt integer, claim_no integer, task_name text, params jsonb, headers jsonb,
@@ -27,8 +28,8 @@ begin
      cross join lateral (
        select jsonb_object_agg(x.name, x.state) filter (where x.outcome is null) as states,
               array_agg(x.name) filter (where x.outcome is not null) as timeouts,
-              array_agg(x.name order by x.updated_at, x.name) filter (where x.outcome is null) as steps,
-              array_agg(x.attempt order by x.updated_at, x.name) filter (where x.outcome is null) as attempts
+              array_agg(x.name order by x.updated_at, age(x.xmin) desc, x.name) as steps,
+              array_agg(x.attempt order by x.updated_at, age(x.xmin) desc, x.name) as attempts
          from absurd.checkpoints x
         where x.queue_id = v_queue_id and x.task_id = p_task_id and x.status = 'committed') k
      where t.queue_id = v_queue_id and t.task_id = p_task_id;

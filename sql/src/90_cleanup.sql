@@ -21,8 +21,8 @@ begin
 end
 $$;
 
--- Purpose: delete at most p_limit tasks that ended before a moment, oldest first; their keys become free.
--- Locks: ending attempts rows, SKIP LOCKED.
+-- Purpose: delete at most p_limit tasks that ended before a moment, oldest first; their keys become free. A task with steps
+-- to undo stays until its companion, which reads them, has ended. Locks: ending attempts rows, SKIP LOCKED.
 create or replace function absurd.delete_old_tasks(p_queue_id integer, p_before timestamptz, p_limit integer)
   returns integer language plpgsql security definer
   set search_path = pg_catalog, pg_temp
@@ -35,6 +35,13 @@ begin
   select array_agg(o.task_id) into v_ids
     from (select e.task_id from absurd.attempts e
            where e.queue_id = p_queue_id and e.task_state is not null and e.finished_at < p_before
+             -- the companion's live row, one primary key after another: as nested scalars no plan can read more
+             and (select (select l.task_id from absurd.live l
+                           where l.queue_id = p_queue_id
+                             and l.task_id = (select k.task_id from absurd.idempotency_keys k
+                                               where k.queue_id = p_queue_id and k.idempotency_key = '$undo:' || c.task_id))
+                    from absurd.checkpoints c
+                   where c.queue_id = p_queue_id and c.task_id = e.task_id and c.name = '$undo') is null
            order by e.finished_at limit greatest(p_limit, 0) for update skip locked) o;
   if v_ids is null then
     return 0;

@@ -29,3 +29,7 @@ begin
   return true;
 end
 $$;
+-- emit_events, try_emit_events and emit_one likewise.
+drop function if exists absurd.emit_events(integer, text[], jsonb[], text);
+drop function if exists absurd.try_emit_events(integer, text[], jsonb[], text);
+drop function if exists absurd.emit_one(text, text, jsonb);

@@ -469,6 +469,24 @@ def test_joining_says_when_the_time_is_up(world: World) -> None:
     world.run(story)
 
 
+def test_a_handler_says_itself_where_it_runs(world: World) -> None:
+    async def story(w: World) -> None:
+        running = w.compat.Running()
+        seen: list[bool] = []
+
+        def handler() -> None:
+            running.enter()
+            seen.append(running.elsewhere())
+
+        async def handler_async() -> None:
+            handler()
+
+        await _awaited(running.run(handler_async if w.name == "async" else handler))
+        assert seen == [False]
+
+    world.run(story)
+
+
 def test_the_first_reason_to_stop_a_handler_stays(world: World) -> None:
     async def story(w: World) -> None:
         running = w.compat.Running()

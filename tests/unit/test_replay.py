@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from absurd._async.steps import judged
 from absurd._core.replay import MAX_NAME_BYTES, History
 from absurd.errors import StepNameError
+from absurd.types import TaskHistory
 
 # few names, and many that look like what counting makes of others
 NAMES = st.lists(st.sampled_from(["a", "b", "a#2", "a#3", "a#2#2", "a#2#3", "b#2", "#2", "a#02", "a#"]), max_size=40)
@@ -95,3 +99,53 @@ def test_what_is_kept_now_is_no_replay() -> None:
     history = History(None, None)
     history.keep("a", 1)
     assert not history.replaying
+
+
+def test_what_was_recorded_before_is_remembered_in_the_order_of_the_calls() -> None:
+    history = History({"a": 1, "b": 2, "left": 3}, ["wait"])
+    history.take_group(["left", "right"])
+    for name in ("wait", "new", "b", "a"):
+        history.take(name)
+    assert history.passed == ["wait", "b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("passed", "expected"),
+    [
+        (["a", "b"], ["c", "d"]),
+        (["d"], []),
+        (["a", "c", "d"], []),
+        (["d", "a"], ["b", "c"]),
+        (["b", "a", "c", "d"], []),
+        (["of another attempt", "d"], []),
+        ([], ["a", "b", "c", "d"]),
+    ],
+)
+def test_what_is_still_expected_follows_from_the_order_only_where_that_was_kept(
+    passed: list[str], expected: list[str]
+) -> None:
+    steps = ["of another attempt", "a", "b", "c", "d", "$refused"]
+    moment = datetime.now(UTC)
+    given = {
+        "headers": None,
+        "retry_strategy": None,
+        "max_attempts": 5,
+        "timeouts": [],
+        "waits_at": None,
+        "ordered": True,
+    }
+    recorded = TaskHistory(
+        queue_name="q",
+        task_id=UUID(int=1),
+        task_name="t",
+        state="pending",
+        attempt=2,
+        params={},
+        checkpoints={},
+        enqueue_at=moment,
+        recorded_at=moment,
+        steps=steps,
+        step_attempts=[1, 2, 2, 2, 2, 2],
+        **given,
+    )
+    assert judged(recorded, set(steps) - set(passed), passed) == expected

@@ -118,7 +118,8 @@ class Verb(NamedTuple):
 
 
 RUN = "array[%(run)s]::uuid[], '{1}'"
-#: Every verb of a worker that takes a queue by its id, and the short spawn. Said again, each changes nothing more.
+IDS = "array[%(minted)s, %(minted)s]::uuid[]"
+#: Every verb of a worker that takes a queue by its id, and the short ones of a client. Said again, each changes nothing more.
 REPEATED = {
     "complete_runs": Verb(f"select absurd.complete_runs(%(queue)s, {RUN}, '{{7}}')", "o", "r"),
     "fail_runs": Verb(f"select absurd.fail_runs(%(queue)s, {RUN}, '{{null}}')", "o", "f"),
@@ -133,8 +134,13 @@ REPEATED = {
         "r",
     ),
     "extend_claims": Verb(f"select absurd.extend_claims(%(queue)s, {RUN}, 120)", "o", "o"),
-    "emit_events": Verb("select absurd.emit_events(%(queue)s, '{parcel,new}', '{1,2}')", "oo", "xx"),
-    "try_emit_events": Verb("select absurd.try_emit_events(%(queue)s, '{parcel,new}', '{1,2}')", "oo", "xx"),
+    "emit_events": Verb(
+        f"select absurd.emit_events(%(queue)s, '{{parcel,new}}', '{{1,2}}', 'next', {IDS})", "oo", "oo"
+    ),
+    "try_emit_events": Verb(
+        f"select absurd.try_emit_events(%(queue)s, '{{parcel,new}}', '{{1,2}}', 'latch', {IDS})", "oo", "oo"
+    ),
+    "emit_one": Verb("select absurd.emit_one('q', 'parcel', '1', %(minted)s)", "o", "o"),
     "spawn_tasks": Verb(
         "select array_agg(s.created) from absurd.spawn_tasks(%(queue)s, '{a}', '{1}', array[%(minted)s]::uuid[], '{k}') s",
         "[True]",
@@ -156,7 +162,10 @@ def test_every_verb_of_a_worker_is_repeated_below(conn: Connection) -> None:
            and provolatile = 'v' and 'p_queue_id' = any(proargnames)
     """
     verbs = {name for (name,) in conn.execute(question, (sorted(grants.FUNCTIONS["worker"]),)).fetchall()}
-    assert set(REPEATED) - {"spawn_minted"} == verbs - {"unserved_tasks", "hold_run"}  # one reads, one only locks
+    assert set(REPEATED) - {"spawn_minted", "emit_one"} == verbs - {
+        "unserved_tasks",
+        "hold_run",
+    }  # one reads, one only locks
 
 
 @pytest.mark.parametrize("name", REPEATED)

@@ -475,6 +475,22 @@ $migration$;
 end
 $install$;
 
+-- file: 0004_emit_ids.sql
+
+do $install$
+begin
+  if not exists (select 1 from absurd.migrations m where m.number = 4) then
+    execute $migration$
+-- An emit says who it is, so that its repeat after a lost reply is known for what it is. Every verb that locks rows of events
+-- and of live comes to events first; this takes nothing but events.
+alter table absurd.events add column emit_id uuid;
+comment on column absurd.events.emit_id is 'the emit that gave the payload, if it said who it is: once more, it changes nothing';
+$migration$;
+    insert into absurd.migrations (number, name, checksum) values (4, '0004_emit_ids', '93e41f5c48252639de7f0f88b548fe77ee32a093405baa8db585e59f749041c7');
+  end if;
+end
+$install$;
+
 -- file: 25_compat_views.sql
 
 -- The five shared views behind the per-queue views t_<queue> r_<queue> c_<queue> e_<queue> w_<queue>.
@@ -2706,8 +2722,9 @@ begin
     insert into absurd.checkpoints (queue_id, task_id, name, state, attempt, updated_at)
     select p_queue_id, i.task_id, i.step, e.payload, i.attempt, v_now
       from input i
+     -- cleanup may have made a sentinel of it since the first look
      cross join lateral (select x.payload from absurd.events x
-                          where x.queue_id = p_queue_id and x.event_name = i.event_name offset 0) e
+                          where x.queue_id = p_queue_id and x.event_name = i.event_name and x.emitted_at is not null offset 0) e
      where i.status = 'e'
         on conflict (queue_id, task_id, name) do nothing),
   registered as (
@@ -2886,7 +2903,7 @@ begin
     select u.o,
            case when u.status is null then absurd.refusal(p_queue_id, absurd.task_id_of(u.run_id), absurd.attempt_of(u.run_id),
                                                           u.claim_no, 'await')
-                when u.status = 'e' then case when c.name is null then 'u' else 'a' end  -- u: cleaned up since
+                when u.status = 'e' then case when c.name is null then 'b' else 'a' end  -- b: retried or cleaned up since
                 else u.status end,
            case when u.status in ('a', 'e') then c.state end
       from unnest(v_status, p_run_ids, p_claim_nos, p_steps) with ordinality u(status, run_id, claim_no, step, o)
@@ -2962,9 +2979,10 @@ $$;
 -- Purpose: emit events of one queue. p_mode latch: the first emit of a name wins, later ones are no-ops (the contract);
 -- next: the payload replaces the latched one and wakes those who wait now, so that a name works again tomorrow.
 -- Of equal names in one call, latch keeps the first and next the last. Letters: o emitted, x there already (no-op).
+-- p_emit_ids (null: none): who each emit is. The repeat of the emit whose payload stands there answers o and does nothing.
 -- sleeping on the name -> pending. Locks: event rows by name (2), then as wake_waiting.
 create or replace function absurd.emit_events(
-    p_queue_id integer, p_event_names text[], p_payloads jsonb[], p_mode text default 'latch')
+    p_queue_id integer, p_event_names text[], p_payloads jsonb[], p_mode text default 'latch', p_emit_ids uuid[] default null)
   returns text language plpgsql security definer
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -2977,6 +2995,7 @@ declare
 begin
   perform absurd.require_read_committed('emit');
   perform absurd.require_length(cardinality(p_event_names), cardinality(p_payloads), 'payloads');
+  perform absurd.require_length(cardinality(p_event_names), cardinality(p_emit_ids), 'emit_ids');
   if p_mode is null or p_mode not in ('latch', 'next') then
     raise exception 'unknown emit mode "%"', p_mode using errcode = 'AB004', hint = 'Use "latch" or "next".';
   end if;
@@ -2985,16 +3004,17 @@ begin
     raise exception 'Queue "%" does not exist', p_queue_id using errcode = '42P01', hint = 'It was dropped: create it again.';
   end if;
   with input as (
-    select distinct on (u.name) u.name, coalesce(u.payload, 'null') as payload
-      from unnest(p_event_names, p_payloads) with ordinality u(name, payload, o)
+    select distinct on (u.name) u.name, coalesce(u.payload, 'null') as payload, u.emit_id
+      from unnest(p_event_names, p_payloads, p_emit_ids) with ordinality u(name, payload, emit_id, o)
      where u.name is not null
      order by u.name, case when p_mode = 'latch' then u.o else -u.o end),
   put as (
-    insert into absurd.events as e (queue_id, event_name, payload, emitted_at)
-    select p_queue_id, i.name, i.payload, v_now from input i
+    insert into absurd.events as e (queue_id, event_name, payload, emitted_at, emit_id)
+    select p_queue_id, i.name, i.payload, v_now, i.emit_id from input i
         on conflict (queue_id, event_name) do update
-       set payload = excluded.payload, emitted_at = excluded.emitted_at, taken_at = null
-     where e.emitted_at is null or p_mode = 'next'
+       set payload = excluded.payload, emitted_at = excluded.emitted_at, emit_id = excluded.emit_id, taken_at = null
+     where (e.emitted_at is null or p_mode = 'next')
+       and (excluded.emit_id is null or e.emit_id is distinct from excluded.emit_id)
     returning e.event_name)
   select array_agg(p.event_name) into v_emitted from put p;
 
@@ -3006,18 +3026,21 @@ begin
     return repeat('o', cardinality(p_event_names));
   end if;
   -- the emitting row of each name, not its doubles
-  select string_agg(case when u.name = any(v_emitted) and u.nth = 1 then 'o' else 'x' end, '' order by u.o) into v_letters
-    from (select i.name, i.o, row_number() over (partition by i.name
-                                                 order by case when p_mode = 'latch' then i.o else -i.o end) as nth
-            from unnest(p_event_names) with ordinality i(name, o)) u;
+  select string_agg(case when u.nth = 1 and (u.name = any(v_emitted) or e.emit_id = u.emit_id) then 'o' else 'x' end, '' order by u.o)
+    into v_letters
+    from (select i.name, i.emit_id, i.o, row_number() over (partition by i.name
+                                                            order by case when p_mode = 'latch' then i.o else -i.o end) as nth
+            from unnest(p_event_names, p_emit_ids) with ordinality i(name, emit_id, o)) u
+    left join lateral (select x.emit_id from absurd.events x
+                        where u.emit_id is not null and x.queue_id = p_queue_id and x.event_name = u.name offset 0) e on true;
   return v_letters;
 end
 $$;
 
 -- Purpose: emit one event in mode latch, by as few expressions as it takes. o emitted, x there already; null, and nothing
--- written, when anything is not as usual: an unknown queue, a blank name, another isolation level. emit_events says what.
--- Locks: as emit_events.
-create or replace function absurd.emit_one(p_queue_name text, p_event_name text, p_payload jsonb)
+-- written, when anything is not as usual: an unknown queue, a blank name, another isolation level. emit_events says what,
+-- and what p_emit_id is. Locks: as emit_events.
+create or replace function absurd.emit_one(p_queue_name text, p_event_name text, p_payload jsonb, p_emit_id uuid default null)
   returns text language plpgsql security definer
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
@@ -3031,12 +3054,14 @@ begin
   if not found then
     return null;
   end if;
-  insert into absurd.events as e (queue_id, event_name, payload, emitted_at)
-  values (v_queue_id, p_event_name, coalesce(p_payload, 'null'), v_now)
+  insert into absurd.events as e (queue_id, event_name, payload, emitted_at, emit_id)
+  values (v_queue_id, p_event_name, coalesce(p_payload, 'null'), v_now, p_emit_id)
       on conflict (queue_id, event_name) do update
-     set payload = excluded.payload, emitted_at = excluded.emitted_at, taken_at = null where e.emitted_at is null;
+     set payload = excluded.payload, emitted_at = excluded.emitted_at, emit_id = excluded.emit_id, taken_at = null
+   where e.emitted_at is null;
   if not found then
-    return 'x';
+    return case when exists (select from absurd.events e where e.queue_id = v_queue_id and e.event_name = p_event_name
+                                                          and e.emit_id = p_emit_id) then 'o' else 'x' end;
   end if;
   -- a statement of its own: its snapshot sees every wait that was written before this event's row was locked
   if exists (select from absurd.waits w
@@ -3064,7 +3089,7 @@ $$;
 -- open transaction holds answers b (busy: repeat it) instead of holding up all the others.
 -- Locks: as emit_events, but waits at most 10 ms for a name, and not at all for a name that was busy a moment ago.
 create or replace function absurd.try_emit_events(
-    p_queue_id integer, p_event_names text[], p_payloads jsonb[], p_mode text default 'latch')
+    p_queue_id integer, p_event_names text[], p_payloads jsonb[], p_mode text default 'latch', p_emit_ids uuid[] default null)
   returns text language plpgsql security definer
   set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 as $$
@@ -3072,7 +3097,7 @@ declare
   v_letters text := '';
   v_busy text[] := '{}';
 begin
-  return absurd.emit_events(p_queue_id, p_event_names, p_payloads, p_mode);
+  return absurd.emit_events(p_queue_id, p_event_names, p_payloads, p_mode, p_emit_ids);
 exception when lock_not_available then
   for v_row in 1..cardinality(p_event_names) loop
     begin
@@ -3080,7 +3105,7 @@ exception when lock_not_available then
         v_letters := v_letters || 'b';
       else
         v_letters := v_letters || absurd.emit_events(
-          p_queue_id, p_event_names[v_row:v_row], p_payloads[v_row:v_row], p_mode);
+          p_queue_id, p_event_names[v_row:v_row], p_payloads[v_row:v_row], p_mode, p_emit_ids[v_row:v_row]);
       end if;
     exception when lock_not_available then
       v_busy := v_busy || p_event_names[v_row];
@@ -3669,8 +3694,9 @@ $$;
 
 -- What a task has recorded, for whoever goes through it again without doing it again. Reads only.
 
--- Purpose: a task in any state, as claim_tasks describes one, with its state, the names of its checkpoints in the order they were
--- committed, the attempt that wrote each, the step it waits at, and whether it was spawned when only clients worked that mark what
+-- Purpose: a task in any state, as claim_tasks describes one, with its state, the names of its checkpoints, waits that ran out
+-- among them, in the order they were committed (at one moment of a clock that stands: in the order of their transactions), the
+-- attempt that wrote each, the step it waits at, and whether it was spawned when only clients worked that mark what
 -- has no order: in a new database, or a day after the migration that brought the marks. No row for an unknown task.
 create or replace function absurd.task_history(p_queue_name text, p_task_id uuid)
   returns table (task_id uuid, attempt integer, claim_no integer, task_name text, params jsonb, headers jsonb,
@@ -3696,8 +3722,8 @@ begin
      cross join lateral (
        select jsonb_object_agg(x.name, x.state) filter (where x.outcome is null) as states,
               array_agg(x.name) filter (where x.outcome is not null) as timeouts,
-              array_agg(x.name order by x.updated_at, x.name) filter (where x.outcome is null) as steps,
-              array_agg(x.attempt order by x.updated_at, x.name) filter (where x.outcome is null) as attempts
+              array_agg(x.name order by x.updated_at, age(x.xmin) desc, x.name) as steps,
+              array_agg(x.attempt order by x.updated_at, age(x.xmin) desc, x.name) as attempts
          from absurd.checkpoints x
         where x.queue_id = v_queue_id and x.task_id = p_task_id and x.status = 'committed') k
      where t.queue_id = v_queue_id and t.task_id = p_task_id;
@@ -3863,8 +3889,8 @@ begin
 end
 $$;
 
--- Purpose: delete at most p_limit tasks that ended before a moment, oldest first; their keys become free.
--- Locks: ending attempts rows, SKIP LOCKED.
+-- Purpose: delete at most p_limit tasks that ended before a moment, oldest first; their keys become free. A task with steps
+-- to undo stays until its companion, which reads them, has ended. Locks: ending attempts rows, SKIP LOCKED.
 create or replace function absurd.delete_old_tasks(p_queue_id integer, p_before timestamptz, p_limit integer)
   returns integer language plpgsql security definer
   set search_path = pg_catalog, pg_temp
@@ -3877,6 +3903,13 @@ begin
   select array_agg(o.task_id) into v_ids
     from (select e.task_id from absurd.attempts e
            where e.queue_id = p_queue_id and e.task_state is not null and e.finished_at < p_before
+             -- the companion's live row, one primary key after another: as nested scalars no plan can read more
+             and (select (select l.task_id from absurd.live l
+                           where l.queue_id = p_queue_id
+                             and l.task_id = (select k.task_id from absurd.idempotency_keys k
+                                               where k.queue_id = p_queue_id and k.idempotency_key = '$undo:' || c.task_id))
+                    from absurd.checkpoints c
+                   where c.queue_id = p_queue_id and c.task_id = e.task_id and c.name = '$undo') is null
            order by e.finished_at limit greatest(p_limit, 0) for update skip locked) o;
   if v_ids is null then
     return 0;
@@ -4336,6 +4369,10 @@ begin
   return true;
 end
 $$;
+-- emit_events, try_emit_events and emit_one likewise.
+drop function if exists absurd.emit_events(integer, text[], jsonb[], text);
+drop function if exists absurd.try_emit_events(integer, text[], jsonb[], text);
+drop function if exists absurd.emit_one(text, text, jsonb);
 
 -- file: 99_version.sql
 

@@ -62,12 +62,7 @@ async def times_out(params: Any, ctx: Any) -> Any:
         await ctx.await_event("never", timeout=0.001)
 
 
-async def transacts(params: Any, ctx: Any) -> Any:
-    async with ctx.transaction("pay") as step:
-        await step.execute("select 1")
-
-
-@pytest.mark.parametrize("handler", [returns, steps, gathers, fails, fails_once, sleeps, times_out, transacts])
+@pytest.mark.parametrize("handler", [returns, steps, gathers, fails, fails_once, sleeps, times_out])
 async def test_the_context_of_a_run_that_ended_is_gone(
     app: AsyncAbsurd, drive: Driver, handler: Callable[[Any, Any], Awaitable[Any]]
 ) -> None:

@@ -132,6 +132,128 @@ async def test_what_does_no_harm_goes_on(
     assert ran == list(later)
 
 
+def walk_of(app: AsyncAbsurd, ran: list[str], *names: str) -> None:
+    """A task of these steps, of which "wait" awaits an event and "timed" one that does not come."""
+
+    @app.register_task("walk", default_max_attempts=1)
+    async def walk(params: Any, ctx: Any) -> str:
+        for name in names:
+            if name == "wait":
+                await ctx.await_event("go", "wait")
+            elif name == "timed":
+                with contextlib.suppress(TimeoutError):
+                    await ctx.await_event("never", "timed", timeout=3600)
+            else:
+                await ctx.step(name, functools.partial(ran.append, name))
+        return "done"
+
+
+async def time_passes(app: AsyncAbsurd, conn: Connection, spawned: Any) -> None:
+    """The wait that the task sleeps in runs out."""
+    conn.execute("update absurd.waits set timeout_at = absurd.current_time() where task_id = %s", (spawned["task_id"],))
+    conn.execute("update absurd.live set due_at = absurd.current_time() where task_id = %s", (spawned["task_id"],))
+    conn.execute("select absurd.wake('main')")
+
+
+async def test_a_new_step_before_a_wait_that_timed_out_is_refused(
+    app: AsyncAbsurd, drive: Driver, rows: Rows, conn: Connection
+) -> None:
+    ran: list[str] = []
+    walk_of(app, ran, "pack", "timed", "wait")
+    spawned = await app.spawn("walk", {})
+    await drive.rest(spawned)
+    ran.clear()
+    walk_of(app, ran, "pack", "insure", "timed", "wait")
+    await time_passes(app, conn, spawned)
+    told = await refused(drive, rows, spawned)
+    assert (told["expected"], told["found"]) == (["timed"], "insure")
+    assert ran == []
+
+
+@pytest.mark.parametrize("after", [("pack", "timed", "ship"), ("timed", "pack", "ship"), ("pack", "ship")])
+async def test_a_task_that_goes_on_after_a_wait_that_timed_out_is_not_refused(
+    app: AsyncAbsurd, drive: Driver, conn: Connection, after: tuple[str, ...]
+) -> None:
+    """Nor one whose new code asks for that wait earlier, or no more."""
+    ran: list[str] = []
+    walk_of(app, ran, "pack", "timed", "ship", "wait")
+    spawned = await app.spawn("walk", {})
+    await drive.rest(spawned)
+    await time_passes(app, conn, spawned)
+    await drive.rest(spawned, 2)
+    ran.clear()
+    walk_of(app, ran, *after, "wait", "thank")
+    await app.emit_event("go")
+    assert await drive.result(spawned) == "done"
+    assert ran == ["thank"]
+
+
+async def test_the_recorded_order_is_that_of_the_commits_timeouts_among_them(
+    app: AsyncAbsurd, drive: Driver, conn: Connection
+) -> None:
+    """Also where a clock that stands gives all of them one moment."""
+    walk_of(app, [], "zebra", "timed", "ape", "wait")
+    spawned = await app.spawn("walk", {})
+    await drive.rest(spawned)
+    await time_passes(app, conn, spawned)
+    await drive.rest(spawned, 2)
+    for _ in range(2):
+        history = await app.fetch_history(spawned["task_id"])
+        assert history is not None
+        assert (history.steps, history.step_attempts) == (["zebra", "timed", "ape"], [1, 1, 1])
+        assert (sorted(history.checkpoints), history.timeouts) == (["ape", "zebra"], ["timed"])
+        assert (await app.check_replay(history)).step == "wait"
+        for name in history.steps:
+            conn.execute("update absurd.checkpoints set updated_at = 'epoch' where name = %s", (name,))
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        (("notify", "reserve", "charge-card"), ["charge", "wait"]),
+        (("wait", "reserve", "charge-card", "notify"), ["charge", "notify"]),
+    ],
+)
+async def test_a_step_that_moved_up_hides_none_that_was_renamed(
+    app: AsyncAbsurd, drive: Driver, rows: Rows, after: tuple[str, ...], expected: list[str]
+) -> None:
+    ran: list[str] = []
+    walk_of(app, ran, "reserve", "charge", "notify", "wait")
+    spawned = await app.spawn("walk", {})
+    await drive.rest(spawned)
+    ran.clear()
+    walk_of(app, ran, *after)
+    await app.emit_event("go")
+    history = await app.fetch_history(spawned["task_id"])
+    assert history is not None
+    assert f'expected "{expected[0]}"' in (await app.check_replay(history)).why
+    told = await refused(drive, rows, spawned)
+    assert (told["expected"], told["found"]) == (expected, "charge-card")
+    assert ran == []
+
+
+async def test_steps_side_by_side_say_nothing_of_the_order(app: AsyncAbsurd, drive: Driver) -> None:
+    """They are recorded in the order in which they end: what was left out between others was so on purpose."""
+
+    def release(before: tuple[str, ...], abreast: tuple[str, ...], later: tuple[str, ...]) -> None:
+        @app.register_task("mixed", default_max_attempts=1)
+        async def mixed(params: Any, ctx: Any) -> str:
+            for name in before:
+                await ctx.step(name, lambda: 1)
+            await ctx.gather(dict.fromkeys(abreast, lambda: 1), limit=1)
+            await ctx.await_event("go")
+            for name in later:
+                await ctx.step(name, lambda: 1)
+            return "done"
+
+    release(("legacy", "pack"), ("left", "right"), ())
+    spawned = await app.spawn("mixed", {})
+    await drive.rest(spawned)
+    release(("pack",), ("right", "left"), ("ship",))
+    await app.emit_event("go")
+    assert await drive.result(spawned) == "done"
+
+
 async def test_a_task_may_opt_out(app: AsyncAbsurd, drive: Driver) -> None:
     ran: list[str] = []
     spawned = await deployed(app, drive, ["pack", "ship"], ["insure", "pack", "ship"], ran, strict_replay=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -172,6 +173,44 @@ async def test_a_group_of_steps_that_is_cut_short_leaves_no_order(app: AsyncAbsu
         return await ctx.await_event("go")
 
     assert await woken(app, drive, await app.spawn("impatient", {})) == "done"
+
+
+def eagerly(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
+    """What asyncio.eager_task_factory of Python 3.12 does: the task begins before anybody has it."""
+    begin: list[Any] = []
+    schedule, around = loop.call_soon, asyncio.current_task(loop)
+    loop.call_soon = lambda callback, *_, **__: begin.append(callback)  # type: ignore[method-assign, assignment]
+    try:
+        task = asyncio.tasks._PyTask(coro, loop=loop)  # type: ignore[attr-defined]
+    finally:
+        loop.call_soon = schedule  # type: ignore[method-assign]
+    if around is not None:
+        asyncio.tasks._leave_task(loop, around)
+    try:
+        contextvars.copy_context().run(task._Task__step)
+    finally:
+        if around is not None:
+            asyncio.tasks._enter_task(loop, around)
+    return task
+
+
+async def test_a_handler_begun_by_an_eager_task_factory_has_an_order(
+    app: AsyncAbsurd, drive: Driver, rows: Rows
+) -> None:
+    @app.register_task("eager", default_max_attempts=1)
+    async def eager(params: Any, ctx: Any) -> Any:
+        await ctx.step("first", lambda: 1)
+        return await ctx.step("second", lambda: 2)
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(getattr(asyncio, "eager_task_factory", eagerly))
+    try:
+        spawned = await app.spawn("eager", {})
+        assert await drive.result(spawned) == 2
+    finally:
+        loop.set_task_factory(None)
+    names = rows("select name from absurd.checkpoints where task_id = %s order by updated_at", spawned["task_id"])
+    assert names == ["first", "second"]
 
 
 async def test_a_wait_in_a_task_group_suspends(app: AsyncAbsurd, drive: Driver) -> None:

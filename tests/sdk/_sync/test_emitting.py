@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from absurd import Absurd, InvalidOption, NotSerializable, QueueNotFound
+from absurd import Absurd, EmitMode, InvalidOption, NotSerializable, QueueNotFound
 from absurd._sync import bulk as bulk_module
+from tests.fixtures.postgres import Connection
+from tests.fixtures.proxy import Proxy
 from tests.sdk.conftest import Rows
 
 PAYLOADS = "select event_name, payload from absurd.events where emitted_at is not null order by 1"
@@ -78,3 +80,29 @@ def test_emit_many_sends_chunks_and_tells_how_far_it_is(
     assert app.emit_many(((f"e{n}", n) for n in range(9)), on_progress=told.append) == [True] * 9
     assert told == [4, 8, 9]
     assert rows("select count(*)::int, count(distinct xmin::text)::int from absurd.events") == [(9, 3)]
+
+
+COUNTED = """
+    create table writes (event text);
+    create function written() returns trigger language plpgsql as
+      'begin insert into public.writes values (new.event_name); return null; end';
+    create trigger counted after insert or update on absurd.events for each row execute function written();
+"""
+
+
+@pytest.mark.parametrize("mode", ["latch", "next"])
+@pytest.mark.parametrize("many", [False, True])
+def test_an_emit_whose_reply_was_lost_is_repeated_and_emits_once(
+    app: Absurd, proxy: Proxy, conn: Connection, rows: Rows, mode: EmitMode, many: bool
+) -> None:
+    """Whoever waits for the next one would hear of one emit twice; who emitted first would be told that it was another."""
+    with Absurd(proxy.url, "main") as client:
+        client.list_queues()
+        conn.execute(COUNTED)
+        proxy.cut_after("emit_")
+        if many:
+            assert client.emit_many([("tick", 1), ("tock", 2)], mode=mode) == [True, True]
+        else:
+            assert client.emit_event("tick", 1, mode=mode) is True
+    assert proxy.cuts
+    assert rows("select event from writes order by 1") == (["tick", "tock"] if many else ["tick"])

@@ -63,12 +63,7 @@ def times_out(params: Any, ctx: Any) -> Any:
         ctx.await_event("never", timeout=0.001)
 
 
-def transacts(params: Any, ctx: Any) -> Any:
-    with ctx.transaction("pay") as step:
-        step.execute("select 1")
-
-
-@pytest.mark.parametrize("handler", [returns, steps, gathers, fails, fails_once, sleeps, times_out, transacts])
+@pytest.mark.parametrize("handler", [returns, steps, gathers, fails, fails_once, sleeps, times_out])
 def test_the_context_of_a_run_that_ended_is_gone(
     app: Absurd, drive: Driver, handler: Callable[[Any, Any], Any]
 ) -> None:

@@ -123,6 +123,128 @@ def test_what_does_no_harm_goes_on(app: Absurd, drive: Driver, after: list[str],
     assert ran == list(later)
 
 
+def walk_of(app: Absurd, ran: list[str], *names: str) -> None:
+    """A task of these steps, of which "wait" awaits an event and "timed" one that does not come."""
+
+    @app.register_task("walk", default_max_attempts=1)
+    def walk(params: Any, ctx: Any) -> str:
+        for name in names:
+            if name == "wait":
+                ctx.await_event("go", "wait")
+            elif name == "timed":
+                with contextlib.suppress(TimeoutError):
+                    ctx.await_event("never", "timed", timeout=3600)
+            else:
+                ctx.step(name, functools.partial(ran.append, name))
+        return "done"
+
+
+def time_passes(app: Absurd, conn: Connection, spawned: Any) -> None:
+    """The wait that the task sleeps in runs out."""
+    conn.execute("update absurd.waits set timeout_at = absurd.current_time() where task_id = %s", (spawned["task_id"],))
+    conn.execute("update absurd.live set due_at = absurd.current_time() where task_id = %s", (spawned["task_id"],))
+    conn.execute("select absurd.wake('main')")
+
+
+def test_a_new_step_before_a_wait_that_timed_out_is_refused(
+    app: Absurd, drive: Driver, rows: Rows, conn: Connection
+) -> None:
+    ran: list[str] = []
+    walk_of(app, ran, "pack", "timed", "wait")
+    spawned = app.spawn("walk", {})
+    drive.rest(spawned)
+    ran.clear()
+    walk_of(app, ran, "pack", "insure", "timed", "wait")
+    time_passes(app, conn, spawned)
+    told = refused(drive, rows, spawned)
+    assert (told["expected"], told["found"]) == (["timed"], "insure")
+    assert ran == []
+
+
+@pytest.mark.parametrize("after", [("pack", "timed", "ship"), ("timed", "pack", "ship"), ("pack", "ship")])
+def test_a_task_that_goes_on_after_a_wait_that_timed_out_is_not_refused(
+    app: Absurd, drive: Driver, conn: Connection, after: tuple[str, ...]
+) -> None:
+    """Nor one whose new code asks for that wait earlier, or no more."""
+    ran: list[str] = []
+    walk_of(app, ran, "pack", "timed", "ship", "wait")
+    spawned = app.spawn("walk", {})
+    drive.rest(spawned)
+    time_passes(app, conn, spawned)
+    drive.rest(spawned, 2)
+    ran.clear()
+    walk_of(app, ran, *after, "wait", "thank")
+    app.emit_event("go")
+    assert drive.result(spawned) == "done"
+    assert ran == ["thank"]
+
+
+def test_the_recorded_order_is_that_of_the_commits_timeouts_among_them(
+    app: Absurd, drive: Driver, conn: Connection
+) -> None:
+    """Also where a clock that stands gives all of them one moment."""
+    walk_of(app, [], "zebra", "timed", "ape", "wait")
+    spawned = app.spawn("walk", {})
+    drive.rest(spawned)
+    time_passes(app, conn, spawned)
+    drive.rest(spawned, 2)
+    for _ in range(2):
+        history = app.fetch_history(spawned["task_id"])
+        assert history is not None
+        assert (history.steps, history.step_attempts) == (["zebra", "timed", "ape"], [1, 1, 1])
+        assert (sorted(history.checkpoints), history.timeouts) == (["ape", "zebra"], ["timed"])
+        assert app.check_replay(history).step == "wait"
+        for name in history.steps:
+            conn.execute("update absurd.checkpoints set updated_at = 'epoch' where name = %s", (name,))
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        (("notify", "reserve", "charge-card"), ["charge", "wait"]),
+        (("wait", "reserve", "charge-card", "notify"), ["charge", "notify"]),
+    ],
+)
+def test_a_step_that_moved_up_hides_none_that_was_renamed(
+    app: Absurd, drive: Driver, rows: Rows, after: tuple[str, ...], expected: list[str]
+) -> None:
+    ran: list[str] = []
+    walk_of(app, ran, "reserve", "charge", "notify", "wait")
+    spawned = app.spawn("walk", {})
+    drive.rest(spawned)
+    ran.clear()
+    walk_of(app, ran, *after)
+    app.emit_event("go")
+    history = app.fetch_history(spawned["task_id"])
+    assert history is not None
+    assert f'expected "{expected[0]}"' in app.check_replay(history).why
+    told = refused(drive, rows, spawned)
+    assert (told["expected"], told["found"]) == (expected, "charge-card")
+    assert ran == []
+
+
+def test_steps_side_by_side_say_nothing_of_the_order(app: Absurd, drive: Driver) -> None:
+    """They are recorded in the order in which they end: what was left out between others was so on purpose."""
+
+    def release(before: tuple[str, ...], abreast: tuple[str, ...], later: tuple[str, ...]) -> None:
+        @app.register_task("mixed", default_max_attempts=1)
+        def mixed(params: Any, ctx: Any) -> str:
+            for name in before:
+                ctx.step(name, lambda: 1)
+            ctx.gather(dict.fromkeys(abreast, lambda: 1), limit=1)
+            ctx.await_event("go")
+            for name in later:
+                ctx.step(name, lambda: 1)
+            return "done"
+
+    release(("legacy", "pack"), ("left", "right"), ())
+    spawned = app.spawn("mixed", {})
+    drive.rest(spawned)
+    release(("pack",), ("right", "left"), ("ship",))
+    app.emit_event("go")
+    assert drive.result(spawned) == "done"
+
+
 def test_a_task_may_opt_out(app: Absurd, drive: Driver) -> None:
     ran: list[str] = []
     spawned = deployed(app, drive, ["pack", "ship"], ["insure", "pack", "ship"], ran, strict_replay=False)
