@@ -68,6 +68,21 @@ def test_of_two_awaits_at_once_one_says_that_the_event_was_taken(q: Queue, conne
     assert q.rows("select taken_at is not null as taken from absurd.events") == [{"taken": True}]
 
 
+def test_an_emit_that_was_held_up_is_recorded_after_what_came_before_its_wait(
+    q: Queue, connect: Connect, gate: Gate
+) -> None:
+    run, other = q.start(), q.start()
+    holder = connect(autocommit=False)
+    q.on(holder).await_event(other, "paid")
+    emitting = gate(lambda c: q.on(c).emit("paid", 7)).wait_until_blocked()
+    q.checkpoint(run, "packed", 1)
+    assert q.await_event(run, "paid") == (True, None)
+    holder.commit()
+    emitting.result()
+    (history,) = q.call("task_history", run["task_id"])
+    assert history["steps"] == ["packed", "wait"]
+
+
 @pytest.mark.parametrize("known", [False, True], ids=["new name", "existing sentinel"])
 def test_an_await_sleeps_when_the_emit_in_flight_is_rolled_back(
     q: Queue, connect: Connect, gate: Gate, known: bool

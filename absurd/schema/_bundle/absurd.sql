@@ -2939,7 +2939,7 @@ begin
     cross join lateral (select 1 from absurd.live l
                          where l.queue_id = p_queue_id and l.task_id = w.task_id for update) l;
   with waiting as materialized (
-    select w.queue_id, w.task_id, w.step_name, w.attempt, w.event_name from absurd.waits_for_events(p_queue_id, p_event_names) w
+    select w.queue_id, w.task_id, w.step_name, w.attempt, w.event_name, w.created_at from absurd.waits_for_events(p_queue_id, p_event_names) w
      where w.timeout_at is null or w.timeout_at > p_now),
   woken as (
     update absurd.live l
@@ -2947,7 +2947,7 @@ begin
       from waiting w
      where l.queue_id = w.queue_id and l.task_id = w.task_id and l.state = 's'
        and l.wake_step = w.step_name and l.attempt = w.attempt
-    returning l.queue_id, l.task_id, l.attempt, w.step_name, w.event_name),
+    returning l.queue_id, l.task_id, l.attempt, w.step_name, w.event_name, w.created_at),
   gone as (
     delete from absurd.waits w using woken k
      where w.queue_id = k.queue_id and w.task_id = k.task_id and w.step_name = k.step_name),
@@ -2959,7 +2959,8 @@ begin
      where w.queue_id = k.queue_id and w.task_id = k.task_id and w.step_name = k.step_name),
   kept as (
     insert into absurd.checkpoints as c (queue_id, task_id, name, state, attempt, updated_at)
-    select p_queue_id, k.task_id, k.step_name, e.payload, k.attempt, p_now
+    -- an emit that waited for its row began before the wait did; what a task records stands in the order it was done
+    select p_queue_id, k.task_id, k.step_name, e.payload, k.attempt, greatest(p_now, k.created_at)
       from woken k
      cross join lateral (select x.payload from absurd.events x
                           where x.queue_id = k.queue_id and x.event_name = k.event_name offset 0) e
