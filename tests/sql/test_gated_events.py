@@ -72,6 +72,7 @@ def test_an_emit_that_was_held_up_is_recorded_after_what_came_before_its_wait(
     q: Queue, connect: Connect, gate: Gate
 ) -> None:
     run, other = q.start(), q.start()
+    q.rows("select absurd.add_sentinels(%s, '{paid}')", (q.id,))
     holder = connect(autocommit=False)
     q.on(holder).await_event(other, "paid")
     emitting = gate(lambda c: q.on(c).emit("paid", 7)).wait_until_blocked()
