@@ -68,7 +68,7 @@ test-pooler: setup ## SDK, workers and examples through PgBouncer in transaction
 	@ABSURD_TEST_POOLER=1 $(PYTEST) -n $(WORKERS) $(or $(filter-out tests,$(T)),tests/sdk tests/worker tests/examples) $(ARGS)
 
 check: setup ## format, lint, types, import rules, generated files fresh
-	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/ruff format --check . >.venv/format.txt 2>&1 || { cat .venv/format.txt; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo >.venv/import-rules.txt || { cat .venv/import-rules.txt; exit 1; }

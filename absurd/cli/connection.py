@@ -26,6 +26,7 @@ T = TypeVar("T")
 _DEFAULT = "postgresql://localhost/absurd"
 _NEARLY = ("embedded", "embeded")
 _SCHEMES = ("postgresql", "postgres")
+_QUEUE = "default"  # where none is named
 _SHOWN = 10  # queues in a hint
 _ENCODE = "write special characters of its user name and password percent-encoded: @ is %40, / is %2F, : is %3A"
 
@@ -93,7 +94,7 @@ class Target:
         """The answer of a question of the read model."""
         return queries.run(self.connection, query)
 
-    def client(self, queue: str = "default") -> Absurd:
+    def client(self, queue: str = _QUEUE) -> Absurd:
         """The public client on the command's connection."""
         from absurd import Absurd
 
@@ -111,6 +112,8 @@ class Target:
         version = schema.installed_version(self.connection)
         if version is None:
             hint = "install it with `absurdctl init`, or name another database with -d or ABSURD_DATABASE_URL"
+            if embedded.is_embedded_url(self._given or ""):
+                hint += "; `embedded:` is a Postgres of the folder you are in"
             return SchemaMissing(f"the absurd schema is not installed in {self.where}", hint=hint)
         if version != schema.VERSION:
             return SchemaOutdated(f"the schema in {self.where} is release {version}, this absurdctl {schema.VERSION}")
@@ -122,6 +125,8 @@ class Target:
         hint += "or name another with -d or ABSURD_DATABASE_URL"
         if "authentication failed" in reason or "no password supplied" in reason:
             hint = "give the password in PGPASSWORD or ~/.pgpass, and the user with -U"
+        elif re.search(r"failed to resolve host|could not translate host name", reason):
+            hint = "check the name of the host, or name another with -d or ABSURD_DATABASE_URL"
         elif re.search(r'database ".*" does not exist', reason):
             hint = "create it with `createdb`, or name another with -d or ABSURD_DATABASE_URL"
         if self._given is None:
@@ -132,6 +137,8 @@ class Target:
 def no_queue(name: str, names: list[str], *, create: bool = True) -> QueueNotFound:
     """There is no such queue, but those of `names`; with `create`, the command that makes it."""
     hint = _queue_hint(name, names)
+    if name == _QUEUE and names:
+        hint = f"say which with -q; {hint}"
     if create:
         hint += f"; create it with `absurdctl create-queue {shlex.quote(name)}`"
     return QueueNotFound(f"Queue '{name}' does not exist", hint=hint)

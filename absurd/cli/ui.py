@@ -66,7 +66,7 @@ def program() -> Any:
             raise
         raise ConfigError(
             f"the page needs the extra `ui`, and {error.name} is not installed",
-            hint="pip install 'absurd-engine[ui]'; in a checkout, make ui-setup",
+            hint="in a checkout, `make ui-setup`; elsewhere `pip install -e '/path/to/the/checkout[ui]'`",
         ) from None
     return main
 
