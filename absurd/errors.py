@@ -294,7 +294,9 @@ class TimeoutError(AbsurdError, builtins.TimeoutError):
 class ConnectionLost(AbsurdError):
     """The database cannot be reached, or the connection broke while a call was on its way."""
 
-    default_hint = "check that the server runs and that ABSURD_DATABASE_URL points at it; `embedded:` there starts a private one"
+    default_hint = (
+        "check that the server runs and that ABSURD_DATABASE_URL points at it; `embedded:` there starts a private one"
+    )
 
 
 class LeaseLost(AbsurdError):
