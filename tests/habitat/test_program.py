@@ -239,7 +239,8 @@ def test_without_the_extra_both_programs_say_what_to_install(missing: str, monke
     said = CliRunner().invoke(cli, ["-d", "postgresql://x", "ui"])
     assert said.exit_code == 2
     assert f"the page needs the extra `ui`, and {missing} is not installed" in said.output
-    assert "pip install 'absurd-engine[ui]'" in said.output
+    assert "make ui-setup" in said.output
+    assert "pip install -e '/path/to/the/checkout[ui]'" in said.output
     with pytest.raises(SystemExit) as ended:
         ui.habitat()
     assert ended.value.code == 1
