@@ -162,6 +162,8 @@ def _failed(error: Exception, target: Target) -> int:
     text = shown.diag.message_primary if isinstance(shown, psycopg.Error) else None
     lines = (text or str(shown)).strip().splitlines() or [type(shown).__name__]
     output.note(scrubbed("Error: " + "\n".join(lines)))
+    if isinstance(shown, psycopg.Error) and shown.diag.message_hint:
+        output.note(f"Hint: {shown.diag.message_hint}")
     return next((code for code, kinds in EXIT_CODES if isinstance(shown, kinds)), 1)
 
 

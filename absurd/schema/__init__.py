@@ -67,7 +67,8 @@ def install(conn: Connection, *, fake_clock: bool | None = None) -> Installed:
     `fake_clock` turns the test clock (`absurd.fake_now`) on or off; None keeps the present choice (new: on).
     The connection's open transaction, if any, is joined; otherwise the install commits by itself.
 
-    Raises SchemaNewer when the database was installed by a later release.
+    Raises SchemaNewer when the database was installed by a later release, psycopg.errors.LockNotAvailable when an open
+    transaction holds its tables or views for a minute (or the session's `lock_timeout`).
     """
     with conn.transaction(), conn.cursor() as cur:
         before = installed_version(conn)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from click.testing import CliRunner
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from absurd.cli.connection import Target, scrubbed
@@ -17,7 +18,7 @@ from absurd.cli.main import cli
 from absurd.errors import ConfigError
 from tests.cli.conftest import Shell
 from tests.cli.engine import Engine
-from tests.fixtures.postgres import Connection
+from tests.fixtures.postgres import Connect, Connection
 
 
 @pytest.fixture(autouse=True)
@@ -177,6 +178,18 @@ def test_a_missing_schema_names_init_and_an_old_one_migrate(
     assert said.code == 1
     assert "release 0.0.1" in said.err
     assert "`absurdctl migrate`" in said.err
+
+
+def test_an_upgrade_held_up_names_who_holds_it_up(shell: Shell, conn: Connection, connect: Connect) -> None:
+    conn.execute(sql.SQL("alter database {} set lock_timeout = '20ms'").format(sql.Identifier(conn.info.dbname)))
+    with connect(autocommit=False) as reader:
+        reader.execute("select from absurd.all_tasks")
+        said = shell.run("init")
+        reading = reader.info.backend_pid
+    assert (said.code, said.out) == (1, "")
+    error, hint = said.err.splitlines()
+    assert error == "Error: the upgrade could not lock absurd.all_tasks within 0.02 s"
+    assert hint.startswith(f"Hint: Process {reading} has used it since ")
 
 
 def test_verbose_says_where_without_the_password(shell: Shell, engine: object) -> None:

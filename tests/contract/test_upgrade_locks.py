@@ -1,0 +1,82 @@
+"""An upgrade and calls under way never wait for each other: it takes its locks together, and gives them back to try again."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from itertools import product
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from absurd import schema
+from tests.contract.test_signatures import install_simply
+from tests.fixtures.gates import Gate
+from tests.fixtures.postgres import Connect
+
+RELEASES = Path(__file__).parent.parent / "fixtures" / "releases"
+SQL = Path(__file__).parent.parent.parent / "sql"
+
+#: What a call does first, so that the upgrade waits for it, and what it wants then. The last two hold up an upgrade from a
+#: release before 0.101.0 only.
+CIRCLES = {
+    "an emit that wakes": ("insert into absurd.events values (1, 'e')", "select from absurd.live for update"),
+    "a reader": ("select from absurd.all_waits", "select from absurd.all_events, absurd.all_runs"),
+    "another": ("select from absurd.all_events", "select from absurd.all_waits, absurd.compat_events"),
+    "a purge": ("select from absurd.live for update", "delete from absurd.events"),
+    "a retry": ("delete from absurd.attempts", "select from absurd.live for update"),
+}
+
+
+def restored(release: str, url: str, connect: Connect) -> str:
+    """The URL again, of a database as that release installed it."""
+    with connect(url) as conn:
+        install_simply(conn, gzip.decompress((RELEASES / f"{release}.sql.gz").read_bytes()).decode())
+    return url
+
+
+@pytest.mark.parametrize(
+    ("release", "circle"), [*product(["0.1.0", "0.100.0"], CIRCLES), *product(["0.101.0"], [*CIRCLES][:3])]
+)
+def test_an_upgrade_gives_way_to_a_call_that_goes_on(
+    empty_database_url: str, connect: Connect, gate: Gate, release: str, circle: str
+) -> None:
+    old = restored(release, empty_database_url, connect)
+    first, then = CIRCLES[circle]
+    with connect(old, autocommit=False) as call:
+        call.execute(first)
+        upgrade = gate(schema.install, url=old).wait_until_blocked()
+        call.execute(then)
+        call.commit()
+    assert upgrade.result().changed
+
+
+def test_an_upgrade_that_nobody_lets_through_says_who_it_was_and_changes_nothing(
+    empty_database_url: str, connect: Connect
+) -> None:
+    old = restored("0.101.0", empty_database_url, connect)
+    with connect(old, autocommit=False) as call, connect(old) as owner:
+        before = schema.installed_version(owner)
+        call.execute("select from absurd.task_by_id")
+        owner.execute("set lock_timeout = '20ms'")
+        with pytest.raises(
+            psycopg.errors.LockNotAvailable, match=r"could not lock absurd\.task_by_id within 0\.02 s"
+        ) as caught:
+            schema.install(owner)
+        assert f"select pg_terminate_backend({call.info.backend_pid})" in (caught.value.diag.message_hint or "")
+        assert schema.installed_version(owner) == before
+        call.rollback()
+        assert schema.install(owner).changed
+        assert owner.execute("show lock_timeout").fetchone() == ("20ms",)
+
+
+def test_every_table_that_a_migration_locks_is_named_among_the_locks_of_an_upgrade() -> None:
+    named = set(re.findall(r"\(\d+, (\d+), '(\w+)', '[a-z ]+'\)", (SQL / "src" / "15_locks.sql").read_text()))
+    wanted = {
+        (str(int(path.name[:4])), table)
+        for path in (SQL / "migrations").glob("*.sql")
+        if path.name > "0001_initial.sql"
+        for table in re.findall(r"(?:\btable|\bindex \w+ on|\bupdate|\bfrom|\binto) absurd\.(\w+)", path.read_text())
+    }
+    assert wanted == named
