@@ -250,6 +250,7 @@ def test_the_tasks_of_an_earlier_release_come_to_their_right_end(
         with connect(old) as owner:
             assert schema.install(owner).migrations
         worker = start(queues=["live", "children"], slots=4, lease=LEASE).started()
+        early.started()  # it may have been starved of the processor until now; before this, SIGTERM just ends it
 
         live.call("select absurd.emit_event('live', 'parcel', '{\"parcel\": 1}')::text")
         live.call("select absurd.emit_event('live', 'late', '\"at last\"')::text")
