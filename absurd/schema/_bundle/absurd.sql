@@ -275,10 +275,11 @@ begin
           from pg_locks k
           join pg_stat_activity a on a.pid = k.pid
          where k.relation = to_regclass(format('absurd.%I', v_lock.relname)) and k.granted and k.pid <> pg_backend_pid()
-         order by a.xact_start limit 1;
+         order by a.xact_start nulls last limit 1;  -- null: of a role that this one may not look at
         raise exception 'the upgrade could not lock absurd.% within % s', v_lock.relname, extract(epoch from v_patience)::float8
-          using errcode = '55P03', hint = coalesce(format('Process %s has used it since %s. Let that transaction end, or end it with '
-            'select pg_terminate_backend(%s), and repeat.', v_holder.pid, v_holder.xact_start, v_holder.pid), 'Repeat it.');
+          using errcode = '55P03', hint = case when v_holder.pid is null then 'Repeat it.' else format('Process %s has used it%s. '
+            'Let its transaction end, or end it with select pg_terminate_backend(%s), and repeat.', v_holder.pid,
+            ' since ' || v_holder.xact_start, v_holder.pid) end;
       end if;
       perform pg_sleep(0.2);
     end;
